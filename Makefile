@@ -6,7 +6,7 @@ READY := .venv/.ready
 PROTOS := $(wildcard protos/looksmith/*/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test constraints
+.PHONY: help setup protos lint test studio constraints
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r target doc; do printf '%-12s %s\n' "$$target" "$$doc"; done
@@ -19,6 +19,17 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# Stubs from grpcio-tools 1.74 import under protobuf 6 and 7; it needs protobuf < 7 itself, hence an environment of its own.
+PROTOC := build/protoc/bin
+$(PROTOC)/protoc-gen-mypy:
+	$(PYTHON) -m venv build/protoc
+	$(PROTOC)/pip install grpcio-tools==1.74.0 grpcio==1.85.1 protobuf==6.33.6 mypy-protobuf==5.1.0 'setuptools<81'
+
+protos: $(PROTOC)/protoc-gen-mypy  ## generate looksmith/v1 from protos/
+	rm -f $(wildcard looksmith/v1/*_pb2*)
+	PATH=$(CURDIR)/$(PROTOC):$$PATH $(PROTOC)/python -m grpc_tools.protoc -Iprotos --python_out=. --grpc_python_out=. \
+	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
+
 lint: $(READY)  ## check style, types and protos
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -27,6 +38,9 @@ lint: $(READY)  ## check style, types and protos
 
 test: $(READY)  ## run the tests
 	$(BIN)/pytest
+
+studio: $(READY)  ## rebuild the studio model from its last finished stage (hours on a CPU)
+	$(BIN)/python -m models.studio
 
 constraints:  ## resolve pyproject.toml afresh into constraints.txt
 	rm -rf build/resolve
