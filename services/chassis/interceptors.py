@@ -1,0 +1,150 @@
+"""What happens around every call, whatever its kind: tracing, logging, and exceptions turned into statuses.
+
+Each concern is one async context manager over a Call; one interceptor enters them for unary and streaming calls alike.
+The stock OpenTelemetry interceptor is not used: it reports status 0 for cancelled and expired streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import structlog
+from grpc_status import rpc_status
+from opentelemetry import metrics, propagate, trace
+
+from services.chassis.errors import Internal, LooksmithError, error_to_status
+
+log = structlog.get_logger()
+tracer = trace.get_tracer(__name__)
+meter = metrics.get_meter(__name__)
+
+call_seconds = meter.create_histogram("looksmith_call", unit="s", description="Time of a call, by method and status.")
+
+
+@dataclass
+class Call:
+    """One call on its way through the layers; ``code`` and ``reason`` are settled when the innermost layer is left."""
+
+    method: str
+    context: grpc.aio.ServicerContext[Any, Any]
+    metadata: Mapping[str, str]
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    reason: str = ""
+    started: float = field(default_factory=time.perf_counter)
+
+
+Layer = Callable[[Call], AbstractAsyncContextManager[None]]
+
+
+class LayeredInterceptor(grpc.aio.ServerInterceptor):
+    """Enters ``layers`` around every call, the first one outermost."""
+
+    def __init__(self, *layers: Layer) -> None:
+        self._layers = layers
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler: Any = await continuation(details)
+        if handler is None:  # no such method: grpc answers UNIMPLEMENTED
+            return None
+        metadata = {key: value for key, value in details.invocation_metadata or () if isinstance(value, str)}
+
+        async def unary(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> object:
+            async with self._entered(Call(details.method, context, metadata)):
+                return await (handler.unary_unary or handler.stream_unary)(request, context)
+
+        async def stream(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            # Written here, not yielded: a cancelled call then ends inside the layers, which can tell.
+            behaviour = handler.unary_stream or handler.stream_stream
+            async with (
+                self._entered(Call(details.method, context, metadata)),
+                aclosing(behaviour(request, context)) as responses,
+            ):
+                async for response in responses:
+                    await context.write(response)
+
+        kind = ("stream" if handler.request_streaming else "unary", "stream" if handler.response_streaming else "unary")
+        make = getattr(grpc, "_".join((*kind, "rpc_method_handler")))
+        return make(  # type: ignore[no-any-return]  # one of four functions of the same type
+            stream if handler.response_streaming else unary,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    @asynccontextmanager
+    async def _entered(self, call: Call) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for layer in self._layers:
+                await stack.enter_async_context(layer(call))
+            yield
+
+
+def tracing(span_names: Mapping[str, str]) -> Layer:
+    """One server span a call, joined to the caller's trace; ``span_names`` maps methods to better names."""
+
+    @asynccontextmanager
+    async def layer(call: Call) -> AsyncIterator[None]:
+        with tracer.start_as_current_span(
+            span_names.get(call.method, call.method.removeprefix("/")),
+            context=propagate.extract(call.metadata),
+            kind=trace.SpanKind.SERVER,
+            attributes={"rpc.system.name": "grpc", "rpc.method": call.method.removeprefix("/")},
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            finally:
+                span.set_attribute("rpc.response.status_code", call.code.name)
+                if call.code is not grpc.StatusCode.OK:
+                    span.set_status(trace.StatusCode.ERROR, call.reason or call.code.name)
+
+    return layer
+
+
+@asynccontextmanager
+async def logging(call: Call) -> AsyncIterator[None]:
+    """One line a call, with what the handler bound to it, and its time in a histogram."""
+    structlog.contextvars.clear_contextvars()
+    try:
+        yield
+    finally:
+        seconds = time.perf_counter() - call.started
+        method = call.method.rpartition("/")[2]
+        call_seconds.record(seconds, {"method": method, "status": call.code.name})
+        fields = {"method": method, "status": call.code.name, "seconds": round(seconds, 4)}
+        if call.reason:
+            fields["reason"] = call.reason
+        (log.info if call.code is grpc.StatusCode.OK else log.warning)("call.done", **fields)
+
+
+@asynccontextmanager
+async def answering(call: Call) -> AsyncIterator[None]:
+    """Turns what the handler raised into a status with details, and settles the call's code."""
+    try:
+        yield
+    except LooksmithError as error:
+        await _abort(call, error)
+    except asyncio.CancelledError:
+        left = call.context.time_remaining()
+        expired = left is not None and left <= 0
+        call.code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+        raise
+    except Exception:  # a bug must not end the server or show its innards
+        log.exception("call.failed", method=call.method)
+        await _abort(call, Internal("internal error; the server's log tells more"))
+
+
+async def _abort(call: Call, error: LooksmithError) -> None:
+    call.code, call.reason = error.code, error.reason
+    status: Any = rpc_status.to_status(error_to_status(error))
+    await call.context.abort_with_status(status)

@@ -1,0 +1,133 @@
+"""The layers around a call, on a real server: statuses, spans and log lines for every kind of ending."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
+
+import grpc
+import pytest
+import structlog
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from looksmith.v1 import generation_pb2 as pb
+from looksmith.v1 import generation_pb2_grpc as rpc
+from services.chassis import interceptors
+from services.chassis.errors import InvalidField, error_from_rpc
+from services.chassis.server import ServedApi, grpc_server
+from services.chassis.settings import ServiceSettings
+
+NAME = "looksmith.v1.ImageGenerationService"
+METHOD = f"/{NAME}/Generate"
+
+
+class Settings(ServiceSettings):
+    env_prefix: ClassVar[str] = "TEST_"
+    shutdown_grace_s: float = 0
+
+
+class Painter(rpc.ImageGenerationServiceServicer):
+    """Does as the prompt says."""
+
+    def __init__(self) -> None:
+        self.cleaned_up = asyncio.Event()
+
+    async def Generate(
+        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        try:
+            yield pb.GenerateResponse(accepted=pb.Accepted(request_id="r1"))
+            if request.prompt == "refuse":
+                raise InvalidField("prompt", "asks to be refused", reason="PROMPT_EMPTY")
+            if request.prompt == "bug":
+                raise KeyError("secret")
+            if request.prompt == "wait":
+                await asyncio.sleep(30)
+        finally:
+            self.cleaned_up.set()
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(interceptors, "tracer", provider.get_tracer("test"))
+    return exporter
+
+
+@asynccontextmanager
+async def painting(painter: Painter) -> AsyncIterator[rpc.ImageGenerationServiceAsyncStub]:
+    api = ServedApi(NAME, lambda server: rpc.add_ImageGenerationServiceServicer_to_server(painter, server))
+    async with (
+        grpc_server(Settings(), [api], span_names={METHOD: "looksmith.generate"}) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        yield rpc.ImageGenerationServiceStub(channel)
+
+
+async def only_span(spans: InMemorySpanExporter) -> ReadableSpan:
+    for _ in range(100):
+        if found := spans.get_finished_spans():
+            return found[0]
+        await asyncio.sleep(0.02)
+    raise AssertionError("no span was finished")
+
+
+async def test_typed_error_reaches_the_caller_with_its_field(spans: InMemorySpanExporter) -> None:
+    async with painting(Painter()) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            [_ async for _ in stub.Generate(pb.GenerateRequest(prompt="refuse"))]
+    error = error_from_rpc(caught.value)
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PROMPT_EMPTY")
+    assert error.violations[0].field == "prompt"
+    span = await only_span(spans)
+    assert span.attributes and span.attributes["rpc.response.status_code"] == "INVALID_ARGUMENT"
+    assert span.status.description == "PROMPT_EMPTY"
+
+
+async def test_bug_answers_internal_and_hides_its_words(spans: InMemorySpanExporter) -> None:
+    async with painting(Painter()) as stub:
+        with structlog.testing.capture_logs() as lines, pytest.raises(grpc.aio.AioRpcError) as caught:
+            [_ async for _ in stub.Generate(pb.GenerateRequest(prompt="bug"))]
+        assert [m async for m in stub.Generate(pb.GenerateRequest(prompt="fine"))], "the server died of it"
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert "secret" not in str(caught.value.details())
+    assert any(line["event"] == "call.failed" for line in lines)
+
+
+async def test_success_is_one_span_under_the_caller_s_trace(spans: InMemorySpanExporter) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with painting(Painter()) as stub:
+        [_ async for _ in stub.Generate(pb.GenerateRequest(prompt="fine"), metadata=[("traceparent", parent)])]
+    span = await only_span(spans)
+    assert span.name == "looksmith.generate"
+    assert span.context and trace.format_trace_id(span.context.trace_id) == "0af7651916cd43dd8448eb211c80319c"
+    assert span.attributes and span.attributes["rpc.response.status_code"] == "OK"
+
+
+async def test_cancelled_stream_is_cleaned_up_and_reported_as_cancelled(spans: InMemorySpanExporter) -> None:
+    painter = Painter()
+    async with painting(painter) as stub:
+        call = stub.Generate(pb.GenerateRequest(prompt="wait"))
+        await call.read()
+        call.cancel()
+        await asyncio.wait_for(painter.cleaned_up.wait(), 2)
+        span = await only_span(spans)
+    assert span.attributes and span.attributes["rpc.response.status_code"] == "CANCELLED"
+
+
+async def test_expired_stream_is_cleaned_up_and_reported_as_expired(spans: InMemorySpanExporter) -> None:
+    painter = Painter()
+    async with painting(painter) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            [_ async for _ in stub.Generate(pb.GenerateRequest(prompt="wait"), timeout=0.3)]
+        await asyncio.wait_for(painter.cleaned_up.wait(), 2)
+        span = await only_span(spans)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert span.attributes and span.attributes["rpc.response.status_code"] == "DEADLINE_EXCEEDED"
