@@ -1,0 +1,232 @@
+"""The nouns of the API as frozen dataclasses: brands, adapters, versions, and how one points at them.
+
+Says what is well-formed and refuses the rest by field; knows nothing about gRPC, protobuf or any server.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum, StrEnum
+
+PRODUCTION = "production"
+MAX_ADAPTERS = 3
+MAX_WEIGHT = 2.0
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Malformed(ValueError):
+    """A value that can't be what its field stands for.
+
+    Attributes:
+        field: path of the field in the request, such as ``adapters[0].weight``.
+        description: what is wrong with it.
+    """
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}")
+        self.field, self.description = field, description
+
+
+def check_name(field: str, name: str) -> str:
+    """A brand's, adapter's or worker's name, as it came.
+
+    Raises:
+        Malformed: it does not match ``[a-z0-9][a-z0-9-]{0,62}``.
+    """
+    if not _NAME.fullmatch(name):
+        raise Malformed(field, f"must match [a-z0-9][a-z0-9-]{{0,62}}, not {name[:80]!r}" if name else "is required")
+    return name
+
+
+def check_alias(field: str, alias: str) -> str:
+    """As check_name, and not all digits, which would read as a version."""
+    check_name(field, alias)
+    if alias.isdigit():
+        raise Malformed(field, f"must not be all digits like a version: {alias!r}")
+    return alias
+
+
+def check_digest(field: str, digest: str) -> str:
+    if not _DIGEST.fullmatch(digest):
+        raise Malformed(field, f"must be a SHA-256 in 64 lower-case hex digits, not {digest[:80]!r}")
+    return digest
+
+
+def is_digest(pick: int | str) -> bool:
+    return isinstance(pick, str) and bool(_DIGEST.fullmatch(pick))
+
+
+class Tier(IntEnum):
+    """Where an adapter is, fastest first."""
+
+    DEVICE = 1
+    HOST = 2
+    DISK = 3
+    STORE = 4
+
+
+class VersionState(StrEnum):
+    READY = "ready"
+    YANKED = "yanked"
+
+
+@dataclass(frozen=True)
+class AdapterRef:
+    """One version of one adapter: by alias, by number or by digest, whichever ``pick`` is.
+
+    A ``pick`` is an int (version), a 64-digit hex string (digest) or any other string (alias).
+    """
+
+    brand: str
+    adapter: str
+    pick: int | str = PRODUCTION
+
+    def __post_init__(self) -> None:
+        check_name("brand", self.brand)
+        check_name("adapter", self.adapter)
+        if isinstance(self.pick, int):
+            if self.pick < 1:
+                raise Malformed("version", "must be at least 1")
+        elif not self.is_digest:
+            check_alias("alias", self.pick)
+
+    @property
+    def is_digest(self) -> bool:
+        return is_digest(self.pick)
+
+    def __str__(self) -> str:
+        if isinstance(self.pick, int):
+            return f"{self.brand}/{self.adapter}@{self.pick}"
+        return f"{self.brand}/{self.adapter}{'@sha256' if self.is_digest else ''}:{self.pick}"
+
+
+@dataclass(frozen=True)
+class AdapterUse:
+    """One adapter in a picture and its strength; ``pick`` as in AdapterRef."""
+
+    adapter: str
+    pick: int | str = PRODUCTION
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_name("adapter", self.adapter)
+        if not math.isfinite(self.weight) or abs(self.weight) > MAX_WEIGHT:
+            raise Malformed("weight", f"must be from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, not {self.weight}")
+
+    def ref(self, brand: str) -> AdapterRef:
+        return AdapterRef(brand, self.adapter, self.pick)
+
+
+@dataclass(frozen=True)
+class PinnedAdapter:
+    """An adapter use with nothing left to resolve."""
+
+    adapter: str
+    version: int
+    digest: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class Alias:
+    name: str
+    version: int
+    update_time: datetime
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A named series of versions; ``seq`` is the newest record of its log."""
+
+    brand: str
+    name: str
+    latest_version: int
+    aliases: tuple[Alias, ...]
+    seq: int
+    create_time: datetime
+    update_time: datetime
+
+
+@dataclass(frozen=True)
+class AdapterManifest:
+    """What validation found in a file: all a worker must know before it fetches the bytes."""
+
+    family: str
+    base_digest: str
+    dialect: str
+    modules: int
+    parameters: int
+    ranks: tuple[int, ...]
+    components: tuple[str, ...]
+    convolutions: bool
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AdapterVersion:
+    """Immutable: the number and the digest never part."""
+
+    brand: str
+    adapter: str
+    version: int
+    digest: str
+    size_bytes: int
+    manifest: AdapterManifest
+    publish_time: datetime
+    state: VersionState = VersionState.READY
+    publisher: str = ""
+    note: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a reference meant at one point of an adapter's log. ``stale_since``: the store was out of reach then."""
+
+    version: AdapterVersion
+    seq: int
+    stale_since: datetime | None = None
+
+
+@dataclass(frozen=True)
+class BrandLimits:
+    """Bounds of one brand; 0: the deployment's own."""
+
+    max_queued_jobs: int = 0
+    max_images_per_request: int = 0
+    max_gpu_seconds_per_minute: float = 0.0
+    max_stored_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Brand:
+    """A tenant's record: how its pictures are made unless a request says otherwise."""
+
+    name: str
+    display_name: str = ""
+    default_adapters: tuple[AdapterUse, ...] = ()
+    prompt_template: str = ""
+    negative_prompt: str = ""
+    recipe: str = ""
+    fair_share_weight: float = 1.0
+    limits: BrandLimits = BrandLimits()
+    version: int = 0
+    update_time: datetime | None = None
+
+    def __post_init__(self) -> None:
+        check_name("name", self.name)
+        if len(self.default_adapters) > MAX_ADAPTERS:
+            raise Malformed("default_adapters", f"may name {MAX_ADAPTERS} adapters, not {len(self.default_adapters)}")
+        if self.prompt_template and self.prompt_template.count("{prompt}") != 1:
+            raise Malformed("prompt_template", "must hold {prompt} exactly once")
+        if not 0 < self.fair_share_weight <= 1000:
+            raise Malformed("fair_share_weight", f"must be over 0 and at most 1000, not {self.fair_share_weight}")
+
+    def final_prompt(self, prompt: str) -> str:
+        return self.prompt_template.replace("{prompt}", prompt) if self.prompt_template else prompt

@@ -1,0 +1,110 @@
+"""Painting requests from protobuf and back, for the two services that answer Generate."""
+
+from __future__ import annotations
+
+from looksmith import convert
+from looksmith.nouns import Malformed, check_name
+from looksmith.v1 import fleet_pb2
+from looksmith.v1 import generation_pb2 as pb
+from services.chassis.errors import InvalidField
+from services.chassis.painting import ImageFormat, PaintRequest, Pinned, RecipeFacts
+
+_FORMATS = {
+    pb.IMAGE_FORMAT_UNSPECIFIED: ImageFormat.PNG,
+    pb.IMAGE_FORMAT_PNG: ImageFormat.PNG,
+    pb.IMAGE_FORMAT_JPEG: ImageFormat.JPEG,
+    pb.IMAGE_FORMAT_WEBP: ImageFormat.WEBP,
+}
+IMAGE_FORMAT_TO_PB = {
+    ImageFormat.PNG: pb.IMAGE_FORMAT_PNG,
+    ImageFormat.JPEG: pb.IMAGE_FORMAT_JPEG,
+    ImageFormat.WEBP: pb.IMAGE_FORMAT_WEBP,
+}
+
+
+def request_from_pb(message: pb.GenerateRequest, *, new_request_id: str) -> PaintRequest:
+    """The request, checked field by field; ``new_request_id`` names one that came without.
+
+    Raises:
+        InvalidArgument: a field is malformed; names it.
+    """
+    if message.image_format not in _FORMATS:
+        raise InvalidField("image_format", f"is not an ImageFormat: {message.image_format}")
+    try:
+        check_name("brand", message.brand)
+        return PaintRequest(
+            brand=message.brand,
+            prompt=message.prompt,
+            request_id=message.request_id or new_request_id,
+            negative_prompt=message.negative_prompt if message.HasField("negative_prompt") else None,
+            adapters=convert.uses_from_pb("adapters", list(message.adapters)),
+            no_adapters=message.no_adapters,
+            recipe=message.recipe,
+            count=message.count or 1,
+            seed=message.seed if message.HasField("seed") else None,
+            width=message.width,
+            height=message.height,
+            steps=message.steps,
+            guidance=message.guidance if message.HasField("guidance") else None,
+            image_format=_FORMATS[message.image_format],
+            report_steps=message.report_steps,
+            preview_every=message.preview_every,
+            omit_image_bytes=message.omit_image_bytes,
+            raw_prompt=message.raw_prompt,
+            allow_truncation=message.allow_truncation,
+            images_done=frozenset(message.images_done),
+            reproducible=message.reproducible,
+            pinned=_pinned_from_pb(message.pinned) if message.HasField("pinned") else None,
+        )
+    except Malformed as error:
+        raise InvalidField(error.field, error.description) from None
+
+
+def _pinned_from_pb(message: pb.Pinned) -> Pinned:
+    return Pinned(
+        adapters=tuple(map(convert.pinned_from_pb, message.adapters)),
+        recipe_digest=message.recipe_digest,
+        final_prompt=message.final_prompt,
+        attempt=message.attempt,
+        router=message.router,
+    )
+
+
+def pinned_to_pb(pinned: Pinned) -> pb.Pinned:
+    return pb.Pinned(
+        adapters=map(convert.pinned_to_pb, pinned.adapters),
+        recipe_digest=pinned.recipe_digest,
+        final_prompt=pinned.final_prompt,
+        attempt=pinned.attempt,
+        router=pinned.router,
+    )
+
+
+def recipe_from_pb(message: fleet_pb2.WorkerRecipe) -> RecipeFacts:
+    return RecipeFacts(
+        name=message.name,
+        digest=message.digest,
+        family=message.family,
+        base_digest=message.base_digest,
+        sizes=tuple((size.width, size.height) for size in message.sizes),
+        steps=tuple(message.steps),
+        default_steps=message.default_steps,
+        default_guidance=message.default_guidance,
+        max_guidance=message.max_guidance,
+        strict_base=message.strict_base,
+    )
+
+
+def recipe_to_pb(recipe: RecipeFacts) -> fleet_pb2.WorkerRecipe:
+    return fleet_pb2.WorkerRecipe(
+        name=recipe.name,
+        digest=recipe.digest,
+        family=recipe.family,
+        base_digest=recipe.base_digest,
+        sizes=[fleet_pb2.ImageSize(width=w, height=h) for w, h in recipe.sizes],
+        steps=recipe.steps,
+        default_steps=recipe.default_steps,
+        default_guidance=recipe.default_guidance,
+        max_guidance=recipe.max_guidance,
+        strict_base=recipe.strict_base,
+    )
