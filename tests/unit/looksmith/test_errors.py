@@ -2,7 +2,7 @@ import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2
 
-from services.chassis.errors import Internal, InvalidField, NotFound, Unavailable, error_from_rpc, error_to_status
+from looksmith.errors import Internal, InvalidField, NotFound, Unavailable, error_from_rpc, error_to_status
 
 
 class ColourNotFound(NotFound):
