@@ -1,0 +1,1 @@
+"""The ``looksmith`` command: for people and scripts. Speaks the public API only; imports no service."""

@@ -1,0 +1,125 @@
+"""Command that paints: generate."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from looksmith.cli import terminal
+from looksmith.cli.calls import ROUTER_DEFAULT, TRACES_DEFAULT, Brand, Json, Router, as_dict, parse_ref, run
+from looksmith.cli.terminal import Problem, out, print_json
+from looksmith.cli.waterfall import fetch_trace, waterfall
+from looksmith.client import Looksmith, Painting
+from looksmith.v1 import generation_pb2 as pb
+
+
+def generate(
+    brand: Brand,
+    prompt: Annotated[str, typer.Argument(help="What to paint.")],
+    *,
+    count: Annotated[int, typer.Option("--count", "-n", help="Number of images.")] = 1,
+    steps: Annotated[int, typer.Option(help="Denoising steps; 0: the recipe's.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of the first image.")] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="ADAPTER, ADAPTER@VERSION or ADAPTER:ALIAS.")] = None,
+    plain: Annotated[bool, typer.Option("--no-adapters", help="Paint with the base alone.")] = False,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Where the images go.")] = Path("out"),
+    trace: Annotated[bool, typer.Option("--trace", help="Show where the time went.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show the pictures in the terminal.")] = False,
+    routers: Router = ROUTER_DEFAULT,
+    traces: Annotated[str, typer.Option(envvar="LOOKSMITH_TRACES", help="Jaeger's query address.")] = TRACES_DEFAULT,
+    json: Json = False,
+) -> None:
+    """Paint pictures for a brand."""
+    request = pb.GenerateRequest(
+        brand=brand, prompt=prompt, count=count, steps=steps, no_adapters=plain, report_steps=True
+    )
+    if seed is not None:
+        request.seed = seed
+    for text in adapter or []:
+        ref = parse_ref(f"{brand}/{text}")
+        use = request.adapters.add(adapter=ref.adapter)
+        pick = ref.WhichOneof("pick") or "alias"
+        setattr(use, pick, getattr(ref, pick))
+
+    async def work() -> None:
+        trace_id = secrets.token_hex(16)
+        painting = await _paint(request, routers.split(","), trace_id, quiet=json)
+        files = _save(painting, folder, brand)
+        if json:
+            print_json(_as_json(painting, files, trace_id))
+            return
+        if show:
+            out.print(terminal.half_blocks([i.data for i in painting.images[:4]], columns=32))
+        _tell(painting, files)
+        if trace:
+            spans = await fetch_trace(traces, trace_id, root="looksmith.generate")
+            if not spans:
+                raise Problem(f"no trace {trace_id} at {traces}", 6)
+            out.print(f"trace {trace_id}")
+            out.print(waterfall(spans))
+
+    run(work())
+
+
+async def _paint(request: pb.GenerateRequest, routers: list[str], trace_id: str, *, quiet: bool) -> Painting:
+    """Paints with a bar on standard error; the whole call is one trace, named by ``trace_id``."""
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), console=terminal.err, transient=True)
+    task = bar.add_task("asked", total=None)
+    parent = f"00-{trace_id}-{secrets.token_hex(8)}-01"
+    with nullcontext() if quiet else bar:
+        async with Looksmith(routers) as client:
+            return await client.paint(
+                request, on_event=_shower(bar, task, request.count), metadata=[("traceparent", parent)]
+            )
+
+
+def _shower(bar: Progress, task: TaskID, count: int) -> Callable[[pb.GenerateResponse], None]:
+    def on_event(event: pb.GenerateResponse) -> None:
+        match event.WhichOneof("event"):
+            case "placed":
+                bar.update(task, description=f"{event.placed.worker}: {event.placed.reason}")
+            case "step":
+                bar.update(task, total=event.step.steps * count, advance=1)
+
+    return on_event
+
+
+def _save(painting: Painting, folder: Path, brand: str) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for image in painting.images:
+        file = folder / f"{brand}-{painting.accepted.request_id[:8]}-{image.index}.png"
+        file.write_bytes(image.data)
+        files.append(file)
+    return files
+
+
+def _as_json(painting: Painting, files: list[Path], trace_id: str) -> dict[str, object]:
+    return {
+        "files": [str(f) for f in files],
+        "seeds": [str(i.seed) for i in painting.images],
+        "trace_id": trace_id,
+        "accepted": as_dict(painting.accepted),
+        "placed": as_dict(painting.placed),
+        "swapped": as_dict(painting.swapped),
+        "finished": as_dict(painting.finished),
+    }
+
+
+def _tell(painting: Painting, files: list[Path]) -> None:
+    done = painting.finished
+    used = ", ".join(f"{a.adapter}@{a.version}" for a in done.adapters) or "the base alone"
+    out.print(", ".join(map(str, files)))
+    out.print(
+        f"{used} on {done.worker} ({painting.placed.reason}); "
+        f"swap {done.timings.swap_visible.ToMilliseconds()} ms visible, "
+        f"denoise {done.timings.denoise.ToMilliseconds()} ms, total {done.timings.total.ToMilliseconds()} ms"
+    )
+    for warning in painting.accepted.warnings:
+        out.print(f"[yellow]note:[/] {warning}")
