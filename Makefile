@@ -6,7 +6,7 @@ READY := .venv/.ready
 PROTOS := $(wildcard protos/looksmith/*/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos lint test studio constraints
+.PHONY: help setup protos lint test demo up studio constraints
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r target doc; do printf '%-12s %s\n' "$$target" "$$doc"; done
@@ -38,6 +38,12 @@ lint: $(READY)  ## check style, types and protos
 
 test: $(READY)  ## run the tests
 	$(BIN)/pytest
+
+demo: $(READY)  ## publish four brands, place them, paint them, see where the time went (a minute)
+	$(BIN)/looksmith demo
+
+up: $(READY)  ## run the local stack until Ctrl-C
+	$(BIN)/looksmith up
 
 studio: $(READY)  ## rebuild the studio model from its last finished stage (hours on a CPU)
 	$(BIN)/python -m models.studio

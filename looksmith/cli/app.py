@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from looksmith.cli import fleet, painting, publishing, up
+from looksmith.cli import demo, fleet, painting, publishing, up
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Hundreds of brands' LoRAs on one GPU.")
 
 for command in (
+    demo.demo,
     up.up,
     publishing.publish,
     painting.generate,
