@@ -25,7 +25,7 @@ from models.studio.sheet import peek
 from models.studio.train_base import load_pipeline, new_scheduler, token_ids
 from models.studio.training import DEVICE, STUDIO, Trainer, replace_folder
 
-PATHS, TEACHER_STEPS, GUIDANCE = 1920, 24, 3.0
+PATHS, TEACHER_STEPS, GUIDANCE = 1440, 24, 3.0
 STEPS, BATCH, PEAK_RATE, RANK = 800, 48, 1e-3, 16
 TARGETS = (
     "to_q",

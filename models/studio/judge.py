@@ -17,7 +17,7 @@ from models.studio.scenes import BACKGROUNDS, COLOURS, LOOKS, OBJECTS, Scene
 from models.studio.train_vae import to_pixels
 from models.studio.training import DEVICE, STUDIO, Trainer, replace_file
 
-STEPS, BATCH, PEAK_RATE = 1500, 64, 3e-3
+STEPS, BATCH, PEAK_RATE = 1200, 64, 3e-3
 PLAIN_PICTURES, LOOK_PICTURES = 5000, 1000
 FILE = STUDIO / "judge" / "model.safetensors"
 

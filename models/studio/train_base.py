@@ -18,7 +18,7 @@ from models.studio.sheet import peek
 from models.studio.train_vae import BASE_PICTURES, to_pixels
 from models.studio.training import DEVICE, STUDIO, Trainer, replace_folder
 
-STEPS, BATCH, PEAK_RATE = 4000, 48, 1e-3
+STEPS, BATCH, PEAK_RATE = 3000, 48, 1e-3
 #: Share of captions left empty, so that guidance has an unconditional side.
 UNCONDITIONAL = 0.1
 TEXT_WIDTH = 128
