@@ -48,16 +48,11 @@ class Ports:
     @classmethod
     def free(cls, workers: int) -> Ports:
         """Ports that nobody listens on at this moment."""
-        with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in range(5)]
-            for each in sockets:
-                each.bind(("127.0.0.1", 0))
-            router, registry, store, traces, otlp = (each.getsockname()[1] for each in sockets)
-        return cls(router, registry, store, traces, otlp, _free_run(workers))
+        return cls.from_base(free_run(10 + workers))
 
 
-def _free_run(length: int) -> int:
-    """The first of ``length`` neighbouring free ports."""
+def free_run(length: int) -> int:
+    """The first of ``length`` neighbouring ports that nobody listens on at this moment."""
     for base in range(20_000 + os.getpid() % 10_000, 60_000, length):
         if all(_is_free(base + i) for i in range(length)):
             return base
@@ -187,7 +182,7 @@ async def local_stack(
         listening |= {f"worker-{i}": port for i, port in enumerate(worker_ports)}
         for name, port in listening.items():
             await _until_serving(name, port, running.processes, folder)
-            on_phase(f"{name} on 127.0.0.1:{port}")
+            on_phase(f"{name} on 127.0.0.1:{port}, pid {running.processes[name].pid}")
         yield running
 
 
