@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from models.studio import distill, files, judge, train_base, train_brand, train_vae
+from models.studio import distill, files, judge, tokenizer, train_base, train_brand, train_vae
 from models.studio.files import STUDIO
 
 
@@ -19,6 +19,7 @@ def brand_stage(adapter: train_brand.Adapter) -> tuple[str, Path, Callable[[], N
 
 #: Name, what it leaves behind, and how.
 STAGES: list[tuple[str, Path, Callable[[], None]]] = [
+    ("tokenizer", STUDIO / "base" / "tokenizer", tokenizer.save),
     ("vae", STUDIO / "base" / "vae", train_vae.train),
     ("base", STUDIO / "base" / "unet", train_base.train),
     ("judge", judge.FILE, judge.train),

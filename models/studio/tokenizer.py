@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
 from models.studio import captions
 from models.studio.scenes import BACKGROUNDS, COLOURS, OBJECTS
-from models.studio.training import replace_folder
+from models.studio.training import STUDIO, replace_folder
 
 #: Tokens of a prompt, start and end included. Stable Diffusion's 77 would mean attending to padding.
 MAX_LENGTH = 32
@@ -53,23 +55,36 @@ def words() -> list[str]:
     return list(dict.fromkeys([*known, *COMMON]))
 
 
+def learn_merges(learned: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges that make every word one token: the commonest pair first, ties in alphabetical order.
+
+    The tokenizers library learns the same way but breaks ties at random, and a vocabulary that changes between runs
+    would scramble a half-trained text encoder.
+    """
+    spelled = [[*word[:-1], word[-1] + "</w>"] for word in learned]
+    merges: list[tuple[str, str]] = []
+    while pairs := Counter(pair for pieces in spelled for pair in pairwise(pieces)):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for pieces in spelled:
+            i = 0
+            while i < len(pieces) - 1:
+                if (pieces[i], pieces[i + 1]) == best:
+                    pieces[i : i + 2] = ["".join(best)]
+                i += 1
+    return merges
+
+
 def build() -> CLIPTokenizer:
-    """Learns merges from the word list until every listed word is one token; anything else falls back to its bytes."""
+    """Every listed word is one token; anything else falls back to pieces, in the end to its bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.train_from_iterator(
-        [[word] for word in words()],
-        trainers.BpeTrainer(
-            vocab_size=10_000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
-        ),
-    )
-    merges: list[tuple[str, str]] = [tuple(m) for m in json.loads(learner.to_str())["model"]["merges"]]
+    merges = learn_merges(words())
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *(a + b for a, b in merges), START, END]
     vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_LENGTH)  # type: ignore[arg-type]  # takes pairs
 
 
-def save(folder: Path) -> None:
+def save(folder: Path = STUDIO / "base" / "tokenizer") -> None:
     """Writes the files that every transformers release reads: tokenizer.json, and vocab.json with merges.txt."""
     tokenizer = build()
 

@@ -143,7 +143,6 @@ def load_pipeline(**parts: nn.Module) -> StableDiffusionPipeline:
 
 def train() -> None:
     torch.manual_seed(2)
-    studio_tokenizer.save(STUDIO / "base" / "tokenizer")
     tokens = CLIPTokenizer.from_pretrained(STUDIO / "base" / "tokenizer")
     vae = AutoencoderKL.from_pretrained(STUDIO / "base" / "vae", dtype=torch.float32).to(DEVICE).eval()
     wanted = scenes("train", BASE_PICTURES)
