@@ -1,0 +1,66 @@
+"""Records of brands: put with an expected version, read, listed. What is in a record is looksmith.nouns'."""
+
+from __future__ import annotations
+
+import structlog
+
+from looksmith.nouns import Brand
+from services.registry import layout, paging
+from services.registry.commit_log import Record
+from services.registry.errors import BrandNotFound, BrandVersionMismatch
+from services.registry.messages import Page
+from services.registry.object_store import ObjectStore
+from services.registry.records import BrandPut, BrandShelf
+
+log = structlog.get_logger()
+
+
+class Brands:
+    def __init__(self, *, shelf: BrandShelf, store: ObjectStore) -> None:
+        self._shelf, self._store = shelf, store
+
+    async def put(self, brand: Brand, expected_version: int | None = None) -> Brand:
+        """Creates or replaces a record and returns it as stored.
+
+        Raises:
+            BrandVersionMismatch: the record does not have ``expected_version``; 0 expects that there is none.
+            StoreUnavailable, OutcomeUnknown, LogContended: as CommitLog.commit.
+        """
+        structlog.contextvars.bind_contextvars(brand=brand.name)
+
+        def decide(head: Record[BrandPut, Brand] | None) -> BrandPut:
+            found = head.seq if head else 0
+            if expected_version is not None and expected_version != found:
+                raise BrandVersionMismatch(brand.name, expected=expected_version, found=found)
+            return BrandPut(brand)
+
+        record, _ = await self._shelf.commit(brand.name, decide=decide)
+        assert record is not None  # noqa: S101  # decide always returns an event
+        log.info("brand.put", version=record.seq)
+        return record.state
+
+    async def get(self, name: str) -> Brand:
+        """Raises: BrandNotFound; StoreUnavailable where memory does not have the brand either."""
+        structlog.contextvars.bind_contextvars(brand=name)
+        head = await self._shelf.head(name)
+        if head.record is None:
+            raise BrandNotFound(name)
+        return head.record.state
+
+    async def list_brands(self, page_size: int, page_token: str) -> Page[Brand]:
+        """Records by name.
+
+        Raises:
+            Malformed: the page token is of another list.
+            StoreUnavailable: the store cannot be listed.
+        """
+        start = paging.after(["brands"], page_token)
+        names = [name for name in sorted(await self._store.folders(layout.BRANDS)) if name > start]
+        heads = [await self._shelf.head(name) for name in names[:page_size]]
+        more = paging.token(["brands"], names[page_size - 1]) if len(names) > page_size else ""
+        return Page(tuple(head.record.state for head in heads if head.record), more)
+
+    async def reconcile(self) -> None:
+        """Reads every brand's newest record, so that memory can answer when the store cannot."""
+        for name in await self._store.folders(layout.BRANDS):
+            await self._shelf.head(name)

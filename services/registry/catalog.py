@@ -1,0 +1,256 @@
+"""Adapters as callers see them: what there is, what a reference means, and where aliases point.
+
+Reads through the shelf and changes through the logs; the rules themselves are in adapter_state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+
+import structlog
+
+from looksmith.nouns import PRODUCTION, Adapter, AdapterRef, AdapterVersion, Resolved
+from services.registry import layout, paging
+from services.registry.adapter_state import AdapterState, AliasSet, VersionPublished, alias_move, alias_rollback, pick
+from services.registry.blobs import Blobs
+from services.registry.errors import (
+    AdapterNotFound,
+    DigestNotFound,
+    OffsetBeyondEnd,
+    SeqNotReached,
+)
+from services.registry.messages import AdapterEvent, AliasMove, EventKind, Page
+from services.registry.object_store import ObjectStore
+from services.registry.records import AdapterHead, AdapterLog, AdapterRecord, AdapterShelf
+
+log = structlog.get_logger()
+
+#: Logs that are read at the same time for one list.
+READS_AT_ONCE = 8
+
+
+class Catalog:
+    def __init__(self, *, adapters: AdapterShelf, blobs: Blobs, store: ObjectStore) -> None:
+        self._adapters, self._blobs, self._store = adapters, blobs, store
+
+    async def get(self, brand: str, adapter: str) -> Adapter:
+        """Raises: AdapterNotFound, StoreUnavailable."""
+        record, _ = await self._record(brand, adapter)
+        return adapter_of(brand, adapter, record)
+
+    async def resolve(self, ref: AdapterRef, min_seq: int = 0) -> Resolved:
+        """What a reference means now, or meant when the store was last reached.
+
+        Raises:
+            NotFound: AdapterNotFound, AliasNotFound, VersionNotFound or DigestNotFound.
+            SeqNotReached: the log has no record ``min_seq``.
+            StoreUnavailable: and this replica does not know, or not as of ``min_seq``.
+        """
+        record, stale_since = await self._record(ref.brand, ref.adapter, min_seq=min_seq)
+        if record.seq < min_seq:
+            raise SeqNotReached(ref, min_seq, record.seq)
+        return Resolved(pick(record.state, ref).version, record.seq, stale_since)
+
+    async def list_adapters(self, brand: str, page_size: int, page_token: str) -> Page[Adapter]:
+        """Adapters by brand and name; of one brand, or of all where ``brand`` is empty.
+
+        Raises:
+            Malformed: the page token is of another list.
+            StoreUnavailable: the store cannot be listed.
+        """
+        scope = ["adapters", brand]
+        start = paging.after(scope, page_token)
+        names = [name for name in await self._names(brand) if name > tuple(start.split("/"))]
+        heads = await self._heads(names[:page_size])
+        more = paging.token(scope, "/".join(names[page_size - 1])) if len(names) > page_size else ""
+        items = (adapter_of(*name, head.record) for name, head in zip(names, heads, strict=False) if head.record)
+        return Page(tuple(items), more)
+
+    async def list_versions(self, brand: str, adapter: str, page_size: int, page_token: str) -> Page[AdapterVersion]:
+        """Versions, newest first.
+
+        Raises:
+            AdapterNotFound, Malformed, StoreUnavailable: as they say.
+        """
+        scope = ["versions", brand, adapter]
+        record, _ = await self._record(brand, adapter)
+        numbers = range(paging.number_after(scope, page_token, newest=len(record.state.versions)), 0, -1)
+        shown = [record.state.versions[number - 1].version for number in numbers[:page_size]]
+        return Page(tuple(shown), paging.token(scope, str(shown[-1].version)) if len(numbers) > page_size else "")
+
+    async def open(self, brand: str, digest: str, *, offset: int = 0, limit: int = 0) -> AsyncIterator[bytes]:
+        """The bytes of a file of the brand; the caller checks the digest.
+
+        Raises:
+            DigestNotFound: no adapter of the brand ever had it.
+            OffsetBeyondEnd: ``offset`` is not in the file.
+            StoreUnavailable: the file cannot be read, or the store cannot be asked who has it.
+        """
+        blob, size = await self._find_file(brand, digest)
+        if offset >= size:
+            raise OffsetBeyondEnd(offset, size)
+        return self._blobs.read(blob, offset=offset, limit=limit)
+
+    async def set_alias(
+        self, alias: str, target: AdapterRef, *, expected_version: int | None = None, reason: str = ""
+    ) -> AliasMove:
+        """Makes an alias name what ``target`` means.
+
+        Raises:
+            NotFound: there is no such adapter or version.
+            AliasMoved: the alias does not name ``expected_version``; 0 expects that there is no alias.
+            StoreUnavailable, OutcomeUnknown, LogContended: as CommitLog.commit.
+        """
+        return await self._move(
+            target.brand,
+            target.adapter,
+            alias,
+            lambda state: alias_move(state, alias, target, expected=expected_version, reason=reason),
+        )
+
+    async def promote(self, ref: AdapterRef, *, expected_version: int | None = None, reason: str = "") -> AliasMove:
+        """set_alias of "production"."""
+        return await self.set_alias(PRODUCTION, ref, expected_version=expected_version, reason=reason)
+
+    async def rollback(self, brand: str, adapter: str, alias: str = PRODUCTION, *, reason: str = "") -> AliasMove:
+        """Makes an alias name what it named before its last move; twice is back where it was.
+
+        Raises:
+            AdapterNotFound, AliasNotFound, NothingToRollBack: as they say.
+            StoreUnavailable, OutcomeUnknown, LogContended: as CommitLog.commit.
+        """
+        return await self._move(
+            brand, adapter, alias, lambda state: alias_rollback(state, brand, adapter, alias, reason=reason)
+        )
+
+    async def history(
+        self, brand: str, adapter: str, page_size: int, page_token: str, *, at_time: datetime | None = None
+    ) -> Page[AdapterEvent]:
+        """Records of the log, newest first, from the one that was in force at ``at_time``.
+
+        Raises:
+            AdapterNotFound, Malformed, StoreUnavailable: as they say.
+        """
+        scope = ["history", brand, adapter, at_time.isoformat() if at_time else ""]
+        head, _ = await self._record(brand, adapter)
+        known = self._adapters.log(brand, adapter)
+        newest = await _seq_at(known, head.seq, at_time) if at_time and not page_token else head.seq
+        numbers = range(paging.number_after(scope, page_token, newest=newest), 0, -1)
+        events = [event_of(await known.record(seq)) for seq in numbers[:page_size]]
+        return Page(tuple(events), paging.token(scope, str(events[-1].seq)) if len(numbers) > page_size else "")
+
+    async def reconcile(self) -> None:
+        """Reads every adapter's newest record, so that memory can answer for all of them when the store cannot.
+
+        Raises:
+            StoreUnavailable: what was read until then is remembered.
+        """
+        names = await self._names("")
+        await self._heads(names)
+        log.debug("catalog.reconciled", adapters=len(names))
+
+    async def _record(self, brand: str, adapter: str, *, min_seq: int = 0) -> tuple[AdapterRecord, datetime | None]:
+        structlog.contextvars.bind_contextvars(brand=brand, adapter=adapter)
+        head = await self._adapters.head(brand, adapter, min_seq=min_seq)
+        if head.record is None:
+            raise AdapterNotFound(brand, adapter)
+        return head.record, head.stale_since
+
+    async def _names(self, brand: str) -> list[tuple[str, str]]:
+        # Sorted here: in keys "acme-x/" comes before "acme/", in names after it.
+        brands = [brand] if brand else sorted(await self._store.folders(layout.BRANDS))
+        return [
+            (name, adapter) for name in brands for adapter in sorted(await self._store.folders(layout.adapters(name)))
+        ]
+
+    async def _heads(self, names: list[tuple[str, str]]) -> list[AdapterHead]:
+        turns = asyncio.Semaphore(READS_AT_ONCE)
+
+        async def head(name: tuple[str, str]) -> AdapterHead:
+            async with turns:
+                return await self._adapters.head(*name)
+
+        return list(await asyncio.gather(*map(head, names)))
+
+    async def _find_file(self, brand: str, digest: str) -> tuple[str, int]:
+        structlog.contextvars.bind_contextvars(brand=brand, digest=digest)
+        for look_again in (False, True):
+            if look_again:  # another replica may just have published it
+                await self._heads(await self._names(brand))
+            for names, record in self._adapters.remembered().items():
+                if names[0] == brand and (stored := record.state.with_digest(digest)):
+                    return stored.blob, stored.version.size_bytes
+        raise DigestNotFound(brand, digest)
+
+    async def _move(
+        self, brand: str, adapter: str, alias: str, rule: Callable[[AdapterState], AliasSet | None]
+    ) -> AliasMove:
+        structlog.contextvars.bind_contextvars(brand=brand, adapter=adapter)
+
+        def decide(head: AdapterRecord | None) -> AliasSet | None:
+            if head is None:
+                raise AdapterNotFound(brand, adapter)
+            return rule(head.state)
+
+        record, moved = await self._adapters.commit(brand, adapter, decide=decide)
+        assert record is not None  # noqa: S101  # decide refuses an empty log
+        move = AliasMove(
+            record.state.alias(alias),
+            record.event.previous_version
+            if moved and isinstance(record.event, AliasSet)
+            else record.state.aliases[alias].version,
+            record.seq,
+        )
+        log.info("alias.set", alias=alias, version=move.alias.version, previous=move.previous_version, moved=moved)
+        return move
+
+
+async def _seq_at(known: AdapterLog, newest: int, at_time: datetime) -> int:
+    """Number of the last record not after a time; 0: there was none yet. Times never fall along a log."""
+    low, high = 0, newest
+    while low < high:
+        middle = (low + high + 1) // 2
+        if (await known.record(middle)).time <= at_time:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def adapter_of(brand: str, adapter: str, record: AdapterRecord) -> Adapter:
+    return Adapter(
+        brand=brand,
+        name=adapter,
+        latest_version=len(record.state.versions),
+        aliases=record.state.all_aliases(),
+        seq=record.seq,
+        create_time=record.state.create_time,
+        update_time=record.time,
+    )
+
+
+def event_of(record: AdapterRecord) -> AdapterEvent:
+    event, aliases = record.event, record.state.all_aliases()
+    if isinstance(event, VersionPublished):
+        version = event.stored.version
+        return AdapterEvent(
+            record.seq,
+            record.time,
+            EventKind.PUBLISHED,
+            version.version,
+            aliases,
+            actor=version.publisher,
+            reason=version.note,
+        )
+    return AdapterEvent(
+        record.seq,
+        record.time,
+        EventKind.ALIAS_SET,
+        event.version,
+        aliases,
+        alias=event.alias,
+        previous_version=event.previous_version,
+        reason=event.reason,
+    )

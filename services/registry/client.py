@@ -1,0 +1,307 @@
+"""The registry as other services and publishers see it: domain objects in and out, errors as the registry raised them.
+
+Registry is what they depend on; RegistryClient speaks to a server, FakeRegistryClient is one in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Protocol
+
+import grpc
+
+from looksmith import convert
+from looksmith.nouns import PRODUCTION, Adapter, AdapterRef, AdapterVersion, Brand, Resolved
+from looksmith.v1 import brand_pb2, brand_pb2_grpc, registry_pb2_grpc
+from looksmith.v1 import registry_pb2 as pb
+from services.chassis.errors import error_from_rpc
+from services.registry.content import Content, measured, pieces_of
+from services.registry.convert import event_from_pb, header_to_pb, move_from_pb, published_from_pb
+from services.registry.fake_client import FakeRegistryClient
+from services.registry.messages import AdapterEvent, AliasMove, Page, Published, PublishHeader
+
+__all__ = ["FakeRegistryClient", "Registry", "RegistryClient", "measured"]
+
+#: Seconds that a call on records may take, and one that moves a file of up to 1 GiB.
+RECORD_DEADLINE_S, FILE_DEADLINE_S = 10.0, 600.0
+
+#: What grpc.aio makes of an answer that arrives while a chunk is being written, as early refusals do: the write fails,
+#: and the status is overwritten with INTERNAL of this text (grpc/grpc#36066, open; one in 170 refusals on 1.85). A
+#: publication can be repeated safely, and so it is; each try has the whole deadline.
+ANSWER_LOST, UPLOAD_TRIES = "Internal error from Core", 4
+
+
+class Registry(Protocol):
+    """What the registry does. Every method raises what services.registry.errors says, as the class of its code.
+
+    A caller acts on ``error.reason``; over the wire AdapterNotFound arrives as NotFound with the same reason.
+    """
+
+    async def put_brand(
+        self, brand: Brand, *, expected_version: int | None = None, deadline_s: float = RECORD_DEADLINE_S
+    ) -> Brand: ...
+
+    async def get_brand(self, name: str, *, deadline_s: float = RECORD_DEADLINE_S) -> Brand: ...
+
+    async def list_brands(
+        self, *, page_size: int = 0, page_token: str = "", deadline_s: float = RECORD_DEADLINE_S
+    ) -> Page[Brand]: ...
+
+    async def publish(
+        self,
+        header: PublishHeader,
+        content: Content,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+        deadline_s: float = FILE_DEADLINE_S,
+    ) -> Published:
+        """Sends a file, or pieces of one in order; ``on_progress`` gets the bytes sent so far."""
+
+    async def get_adapter(self, brand: str, adapter: str, *, deadline_s: float = RECORD_DEADLINE_S) -> Adapter: ...
+
+    async def list_adapters(
+        self, brand: str = "", *, page_size: int = 0, page_token: str = "", deadline_s: float = RECORD_DEADLINE_S
+    ) -> Page[Adapter]: ...
+
+    async def list_versions(
+        self,
+        brand: str,
+        adapter: str,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        deadline_s: float = RECORD_DEADLINE_S,
+    ) -> Page[AdapterVersion]: ...
+
+    async def resolve(
+        self, ref: AdapterRef, *, min_seq: int = 0, deadline_s: float = RECORD_DEADLINE_S
+    ) -> Resolved: ...
+
+    def download(
+        self, brand: str, digest: str, *, offset: int = 0, limit: int = 0, deadline_s: float = FILE_DEADLINE_S
+    ) -> AsyncIterator[bytes]:
+        """A file's bytes as they come. The caller checks the digest."""
+
+    async def set_alias(
+        self,
+        brand: str,
+        adapter: str,
+        alias: str,
+        version: int,
+        *,
+        expected_version: int | None = None,
+        reason: str = "",
+        deadline_s: float = RECORD_DEADLINE_S,
+    ) -> AliasMove: ...
+
+    async def promote(
+        self,
+        ref: AdapterRef,
+        *,
+        expected_version: int | None = None,
+        reason: str = "",
+        deadline_s: float = RECORD_DEADLINE_S,
+    ) -> AliasMove: ...
+
+    async def rollback(
+        self,
+        brand: str,
+        adapter: str,
+        *,
+        alias: str = PRODUCTION,
+        reason: str = "",
+        deadline_s: float = RECORD_DEADLINE_S,
+    ) -> AliasMove: ...
+
+    async def history(
+        self,
+        brand: str,
+        adapter: str,
+        *,
+        at_time: datetime | None = None,
+        page_size: int = 0,
+        page_token: str = "",
+        deadline_s: float = RECORD_DEADLINE_S,
+    ) -> Page[AdapterEvent]: ...
+
+
+class RegistryClient:
+    """Registry behind a channel, which stays the caller's."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._adapters = registry_pb2_grpc.AdapterRegistryServiceStub(channel)
+        self._brands = brand_pb2_grpc.BrandServiceStub(channel)
+
+    async def put_brand(
+        self, brand: Brand, *, expected_version: int | None = None, deadline_s: float = RECORD_DEADLINE_S
+    ) -> Brand:
+        request = brand_pb2.PutBrandRequest(brand=convert.brand_to_pb(brand), expected_version=expected_version)
+        with _errors_as_raised():
+            response = await self._brands.PutBrand(request, timeout=deadline_s)
+        return convert.brand_from_pb(response.brand)
+
+    async def get_brand(self, name: str, *, deadline_s: float = RECORD_DEADLINE_S) -> Brand:
+        with _errors_as_raised():
+            response = await self._brands.GetBrand(brand_pb2.GetBrandRequest(name=name), timeout=deadline_s)
+        return convert.brand_from_pb(response.brand)
+
+    async def list_brands(
+        self, *, page_size: int = 0, page_token: str = "", deadline_s: float = RECORD_DEADLINE_S
+    ) -> Page[Brand]:
+        request = brand_pb2.ListBrandsRequest(page_size=page_size, page_token=page_token)
+        with _errors_as_raised():
+            response = await self._brands.ListBrands(request, timeout=deadline_s)
+        return Page(tuple(map(convert.brand_from_pb, response.brands)), response.next_page_token)
+
+    async def publish(
+        self,
+        header: PublishHeader,
+        content: Content,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+        deadline_s: float = FILE_DEADLINE_S,
+    ) -> Published:
+        async def messages() -> AsyncIterator[pb.PublishAdapterRequest]:
+            yield pb.PublishAdapterRequest(header=header_to_pb(header))
+            sent, pieces = 0, pieces_of(content)
+            while chunk := await asyncio.to_thread(next, pieces, b""):
+                yield pb.PublishAdapterRequest(chunk=chunk)
+                sent += len(chunk)
+                if on_progress:
+                    on_progress(sent)
+
+        for tries_left in reversed(range(UPLOAD_TRIES)):
+            try:
+                return published_from_pb(await self._adapters.PublishAdapter(messages(), timeout=deadline_s))
+            except grpc.aio.AioRpcError as error:
+                if error.details() != ANSWER_LOST or not tries_left:
+                    raise error_from_rpc(error) from None
+        raise AssertionError("the last try returns or raises")
+
+    async def get_adapter(self, brand: str, adapter: str, *, deadline_s: float = RECORD_DEADLINE_S) -> Adapter:
+        request = pb.GetAdapterRequest(brand=brand, adapter=adapter)
+        with _errors_as_raised():
+            response = await self._adapters.GetAdapter(request, timeout=deadline_s)
+        return convert.adapter_from_pb(response.adapter)
+
+    async def list_adapters(
+        self, brand: str = "", *, page_size: int = 0, page_token: str = "", deadline_s: float = RECORD_DEADLINE_S
+    ) -> Page[Adapter]:
+        request = pb.ListAdaptersRequest(brand=brand, page_size=page_size, page_token=page_token)
+        with _errors_as_raised():
+            response = await self._adapters.ListAdapters(request, timeout=deadline_s)
+        return Page(tuple(map(convert.adapter_from_pb, response.adapters)), response.next_page_token)
+
+    async def list_versions(
+        self,
+        brand: str,
+        adapter: str,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        deadline_s: float = RECORD_DEADLINE_S,
+    ) -> Page[AdapterVersion]:
+        request = pb.ListAdapterVersionsRequest(
+            brand=brand, adapter=adapter, page_size=page_size, page_token=page_token
+        )
+        with _errors_as_raised():
+            response = await self._adapters.ListAdapterVersions(request, timeout=deadline_s)
+        return Page(tuple(map(convert.version_from_pb, response.versions)), response.next_page_token)
+
+    async def resolve(self, ref: AdapterRef, *, min_seq: int = 0, deadline_s: float = RECORD_DEADLINE_S) -> Resolved:
+        request = pb.ResolveAdapterRequest(ref=convert.ref_to_pb(ref), min_seq=min_seq)
+        with _errors_as_raised():
+            response = await self._adapters.ResolveAdapter(request, timeout=deadline_s)
+        stale_since = convert.time_from_pb(response.stale_since) if response.HasField("stale_since") else None
+        return Resolved(convert.version_from_pb(response.version), response.seq, stale_since)
+
+    async def download(
+        self, brand: str, digest: str, *, offset: int = 0, limit: int = 0, deadline_s: float = FILE_DEADLINE_S
+    ) -> AsyncIterator[bytes]:
+        request = pb.DownloadAdapterRequest(brand=brand, digest=digest, offset=offset, limit=limit)
+        call = self._adapters.DownloadAdapter(request, timeout=deadline_s)
+        try:
+            with _errors_as_raised():
+                async for message in call:
+                    yield message.chunk
+        finally:
+            call.cancel()  # does nothing to a call that has ended
+
+    async def set_alias(
+        self,
+        brand: str,
+        adapter: str,
+        alias: str,
+        version: int,
+        *,
+        expected_version: int | None = None,
+        reason: str = "",
+        deadline_s: float = RECORD_DEADLINE_S,
+    ) -> AliasMove:
+        request = pb.SetAliasRequest(
+            brand=brand,
+            adapter=adapter,
+            alias=alias,
+            version=version,
+            expected_version=expected_version,
+            reason=reason,
+        )
+        with _errors_as_raised():
+            return move_from_pb(await self._adapters.SetAlias(request, timeout=deadline_s))
+
+    async def promote(
+        self,
+        ref: AdapterRef,
+        *,
+        expected_version: int | None = None,
+        reason: str = "",
+        deadline_s: float = RECORD_DEADLINE_S,
+    ) -> AliasMove:
+        request = pb.PromoteAdapterRequest(ref=convert.ref_to_pb(ref), expected_version=expected_version, reason=reason)
+        with _errors_as_raised():
+            return move_from_pb(await self._adapters.PromoteAdapter(request, timeout=deadline_s))
+
+    async def rollback(
+        self,
+        brand: str,
+        adapter: str,
+        *,
+        alias: str = PRODUCTION,
+        reason: str = "",
+        deadline_s: float = RECORD_DEADLINE_S,
+    ) -> AliasMove:
+        request = pb.RollbackAdapterRequest(brand=brand, adapter=adapter, alias=alias, reason=reason)
+        with _errors_as_raised():
+            return move_from_pb(await self._adapters.RollbackAdapter(request, timeout=deadline_s))
+
+    async def history(
+        self,
+        brand: str,
+        adapter: str,
+        *,
+        at_time: datetime | None = None,
+        page_size: int = 0,
+        page_token: str = "",
+        deadline_s: float = RECORD_DEADLINE_S,
+    ) -> Page[AdapterEvent]:
+        request = pb.GetAdapterHistoryRequest(
+            brand=brand,
+            adapter=adapter,
+            at_time=convert.time_to_pb(at_time),
+            page_size=page_size,
+            page_token=page_token,
+        )
+        with _errors_as_raised():
+            response = await self._adapters.GetAdapterHistory(request, timeout=deadline_s)
+        return Page(tuple(map(event_from_pb, response.events)), response.next_page_token)
+
+
+@contextmanager
+def _errors_as_raised() -> Iterator[None]:
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise error_from_rpc(error) from None

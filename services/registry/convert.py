@@ -1,0 +1,131 @@
+"""The registry's requests and answers to protobuf and back, for its servicer and its client. Knows nothing about calls.
+
+Malformed fields become InvalidField here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+from looksmith import convert
+from looksmith.nouns import Malformed
+from looksmith.v1 import registry_pb2 as pb
+from services.chassis.errors import InvalidField
+from services.registry.content import PIECE_BYTES
+from services.registry.messages import AdapterEvent, AliasMove, EventKind, Published, PublishHeader
+
+_KINDS = {
+    EventKind.PUBLISHED: pb.ADAPTER_EVENT_KIND_PUBLISHED,
+    EventKind.ALIAS_SET: pb.ADAPTER_EVENT_KIND_ALIAS_SET,
+}
+_KINDS_FROM_PB = {number: kind for kind, number in _KINDS.items()}
+
+
+@contextmanager
+def by_field() -> Iterator[None]:
+    """Turns what looksmith.nouns refuses into an answer that names the field."""
+    try:
+        yield
+    except Malformed as error:
+        raise InvalidField(error.field, error.description) from None
+
+
+async def upload_from_pb(
+    messages: AsyncIterator[pb.PublishAdapterRequest],
+) -> tuple[PublishHeader, AsyncIterator[bytes]]:
+    """The header of an upload, and its chunks as they come.
+
+    Raises:
+        InvalidField: the header is not first or malformed; later, a message is no chunk or too large a one.
+    """
+    first = await anext(messages, pb.PublishAdapterRequest())
+    if first.WhichOneof("part") != "header":
+        raise InvalidField("header", "must be the first message of an upload")
+    with by_field():
+        return header_from_pb(first.header), _chunks(messages)
+
+
+async def _chunks(messages: AsyncIterator[pb.PublishAdapterRequest]) -> AsyncIterator[bytes]:
+    async for message in messages:
+        if message.WhichOneof("part") != "chunk":
+            raise InvalidField("chunk", "is what every message after the first must hold")
+        if len(message.chunk) > PIECE_BYTES:
+            raise InvalidField("chunk", f"has {len(message.chunk)} bytes; at most {PIECE_BYTES} may come at once")
+        yield message.chunk
+
+
+def header_from_pb(message: pb.PublishHeader) -> PublishHeader:
+    return PublishHeader(
+        brand=message.brand,
+        adapter=message.adapter,
+        family=message.family,
+        digest=message.digest,
+        size_bytes=message.size_bytes,
+        base_digest=message.base_digest,
+        request_id=message.request_id,
+        aliases=tuple(message.aliases),
+        publisher=message.publisher,
+        note=message.note,
+        labels=dict(message.labels),
+    )
+
+
+def header_to_pb(header: PublishHeader) -> pb.PublishHeader:
+    return pb.PublishHeader(
+        brand=header.brand,
+        adapter=header.adapter,
+        family=header.family,
+        digest=header.digest,
+        size_bytes=header.size_bytes,
+        base_digest=header.base_digest,
+        request_id=header.request_id,
+        aliases=header.aliases,
+        publisher=header.publisher,
+        note=header.note,
+        labels=header.labels,
+    )
+
+
+def published_from_pb(message: pb.PublishAdapterResponse) -> Published:
+    return Published(convert.version_from_pb(message.version), message.already_existed, tuple(message.aliases))
+
+
+def published_to_pb(published: Published) -> pb.PublishAdapterResponse:
+    return pb.PublishAdapterResponse(
+        version=convert.version_to_pb(published.version),
+        already_existed=published.already_existed,
+        aliases=published.aliases,
+    )
+
+
+def move_from_pb(message: pb.SetAliasResponse | pb.PromoteAdapterResponse | pb.RollbackAdapterResponse) -> AliasMove:
+    return AliasMove(convert.alias_from_pb(message.alias), message.previous_version, message.seq)
+
+
+def event_from_pb(message: pb.AdapterEvent) -> AdapterEvent:
+    return AdapterEvent(
+        seq=message.seq,
+        time=convert.time_from_pb(message.time),
+        kind=_KINDS_FROM_PB[message.kind],
+        version=message.version,
+        aliases=tuple(map(convert.alias_from_pb, message.aliases)),
+        alias=message.alias,
+        previous_version=message.previous_version,
+        actor=message.actor,
+        reason=message.reason,
+    )
+
+
+def event_to_pb(event: AdapterEvent) -> pb.AdapterEvent:
+    return pb.AdapterEvent(
+        seq=event.seq,
+        time=convert.time_to_pb(event.time),
+        kind=_KINDS[event.kind],
+        version=event.version,
+        aliases=map(convert.alias_to_pb, event.aliases),
+        alias=event.alias,
+        previous_version=event.previous_version,
+        actor=event.actor,
+        reason=event.reason,
+    )

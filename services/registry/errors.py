@@ -1,0 +1,225 @@
+"""What the registry refuses, as typed exceptions. Knows nothing about when.
+
+LooksmithError
+├── InvalidArgument
+│   └── AdapterRefused        the file is no good; one violation a finding
+├── NotFound
+│   ├── BrandNotFound
+│   ├── AdapterNotFound
+│   ├── AliasNotFound
+│   ├── VersionNotFound
+│   └── DigestNotFound
+├── AlreadyExists
+│   └── RequestIdReused
+├── FailedPrecondition
+│   ├── NothingToRollBack
+│   └── SeqNotReached
+├── Aborted
+│   ├── AliasMoved
+│   ├── BrandVersionMismatch
+│   └── LogContended          too many others wrote to the same log
+├── OutOfRange
+│   └── OffsetBeyondEnd
+├── ResourceExhausted
+│   └── BrandQuota
+├── Unavailable
+│   ├── StoreUnavailable      nothing was changed
+│   └── OutcomeUnknown        the change may have happened
+├── Unimplemented
+│   └── NotInThisRelease
+├── DataLoss
+│   ├── DigestMismatch        of an upload
+│   └── RecordCorrupt         in the store
+└── Internal
+    └── StoreRefused          credentials, permissions, a bucket that is gone
+"""
+
+from __future__ import annotations
+
+from looksmith.lora import LoraError
+from looksmith.nouns import AdapterRef
+from services.chassis.errors import (
+    Aborted,
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+)
+
+#: Characters of one finding that travel. Details go as trailers, of which gRPC takes 8 KiB in all.
+_MAX_FINDING_CHARACTERS = 200
+
+
+class AdapterRefused(InvalidArgument):
+    """The reason of each violation is a code of looksmith.lora; the first of a code also says why and what to do."""
+
+    reason = "ADAPTER_REFUSED"
+
+    def __init__(self, error: LoraError) -> None:
+        explained = set()
+        violations = []
+        for problem in error.problems:
+            description = problem.what[:_MAX_FINDING_CHARACTERS]
+            if problem.code not in explained:
+                description += f". {problem.code.why} {problem.code.fix}"
+            explained.add(problem.code)
+            violations.append(FieldViolation("chunk", description, problem.code.name))
+        more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+        super().__init__(f"{violations[0].reason}: {violations[0].description}{more}", violations=violations)
+
+
+class BrandNotFound(NotFound):
+    reason = "BRAND_NOT_FOUND"
+
+    def __init__(self, brand: str) -> None:
+        super().__init__(f"brand {brand!r} has no record", metadata={"brand": brand})
+
+
+class AdapterNotFound(NotFound):
+    reason = "ADAPTER_NOT_FOUND"
+
+    def __init__(self, brand: str, adapter: str) -> None:
+        super().__init__(f"{brand}/{adapter} is not registered", metadata={"brand": brand, "adapter": adapter})
+
+
+class AliasNotFound(NotFound):
+    reason = "ALIAS_NOT_FOUND"
+
+    def __init__(self, brand: str, adapter: str, alias: str) -> None:
+        super().__init__(f"{brand}/{adapter} has no alias {alias!r}", metadata={"alias": alias})
+
+
+class VersionNotFound(NotFound):
+    reason = "VERSION_NOT_FOUND"
+
+    def __init__(self, brand: str, adapter: str, version: int) -> None:
+        super().__init__(f"{brand}/{adapter} has no version {version}", metadata={"version": str(version)})
+
+
+class DigestNotFound(NotFound):
+    reason = "DIGEST_NOT_FOUND"
+
+    def __init__(self, owner: str, digest: str) -> None:
+        super().__init__(f"{owner} never had a file of digest {digest}", metadata={"digest": digest})
+
+
+class RequestIdReused(AlreadyExists):
+    reason = "REQUEST_ID_REUSED"
+
+    def __init__(self, request_id: str, version: int, digest: str) -> None:
+        super().__init__(
+            f"request_id {request_id!r} published another file, version {version}",
+            metadata={"version": str(version), "digest": digest},
+        )
+
+
+class NothingToRollBack(FailedPrecondition):
+    reason = "NOTHING_TO_ROLL_BACK"
+
+    def __init__(self, alias: str) -> None:
+        super().__init__(f"alias {alias!r} has never named another version", metadata={"alias": alias})
+
+
+class SeqNotReached(FailedPrecondition):
+    reason = "SEQ_NOT_REACHED"
+
+    def __init__(self, ref: AdapterRef, wanted: int, found: int) -> None:
+        super().__init__(
+            f"the log of {ref.brand}/{ref.adapter} ends at {found}, before min_seq {wanted}",
+            metadata={"seq": str(found)},
+        )
+
+
+class AliasMoved(Aborted):
+    reason = "ALIAS_MOVED"
+
+    def __init__(self, alias: str, *, expected: int, found: int) -> None:
+        names = f"names version {found}" if found else "does not exist"
+        wanted = f"version {expected}" if expected else "none"
+        super().__init__(f"alias {alias!r} {names}; expected {wanted}", metadata={"version": str(found)})
+
+
+class BrandVersionMismatch(Aborted):
+    reason = "BRAND_VERSION_MISMATCH"
+
+    def __init__(self, brand: str, *, expected: int, found: int) -> None:
+        message = f"the record of brand {brand!r} has version {found}, not {expected}"
+        super().__init__(message, metadata={"version": str(found)})
+
+
+class LogContended(Aborted):
+    reason = "LOG_CONTENDED"
+
+    def __init__(self, tries: int) -> None:
+        super().__init__(f"others wrote to the same log {tries} times over; try again", retry_after_s=1.0)
+
+
+class OffsetBeyondEnd(OutOfRange):
+    reason = "OFFSET_BEYOND_END"
+
+    def __init__(self, offset: int, size: int) -> None:
+        super().__init__(f"offset {offset} lies beyond the end of a file of {size} bytes")
+
+
+class BrandQuota(ResourceExhausted):
+    reason = "BRAND_QUOTA"
+
+    def __init__(self, brand: str, *, limit: int, needed: int) -> None:
+        super().__init__(
+            f"the files of brand {brand!r} would take {needed} bytes; its limit is {limit}",
+            metadata={"limit": str(limit), "needed": str(needed)},
+        )
+
+
+class StoreUnavailable(Unavailable):
+    reason = "STORE_UNAVAILABLE"
+
+    def __init__(self, cause: object) -> None:
+        super().__init__(f"the object store cannot be reached: {cause}", retry_after_s=1.0)
+
+
+class OutcomeUnknown(Unavailable):
+    reason = "OUTCOME_UNKNOWN"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the object store did not say whether the change was made; repeat the call to find out", retry_after_s=2.0
+        )
+
+
+class NotInThisRelease(Unimplemented):
+    reason = "NOT_IN_THIS_RELEASE"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is not in this release")
+
+
+class DigestMismatch(DataLoss):
+    reason = "DIGEST_MISMATCH"
+
+    def __init__(self, *, announced: str, received: str) -> None:
+        super().__init__(
+            f"the bytes received have the digest {received}, not {announced}; send the file again",
+            metadata={"received": received},
+        )
+
+
+class RecordCorrupt(DataLoss):
+    reason = "RECORD_CORRUPT"
+
+    def __init__(self, key: str, fault: object) -> None:
+        super().__init__(f"the record {key} cannot be trusted: {fault}", metadata={"key": key})
+
+
+class StoreRefused(Internal):
+    reason = "STORE_REFUSED"
+
+    def __init__(self, cause: object) -> None:
+        super().__init__(f"the object store refused: {cause}")

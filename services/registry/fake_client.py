@@ -1,0 +1,154 @@
+"""A registry in memory, for tests of whatever depends on one: the real rules, no server, and files taken on trust.
+
+Any bytes can be published; what a manifest says about them is made up.
+"""
+
+# ruff: noqa: ARG002  # the Protocol fixes the arguments
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+
+from looksmith.lora import Code, Dialect, Inspection, LoraError, Problem
+from looksmith.nouns import PRODUCTION, Adapter, AdapterRef, AdapterVersion, Brand, Resolved
+from services.registry.commit_log import Surroundings
+from services.registry.content import Content, pieces_of
+from services.registry.convert import by_field
+from services.registry.core import assemble
+from services.registry.messages import AdapterEvent, AliasMove, Page, Published, PublishHeader
+from services.registry.object_store import InMemoryObjectStore
+from services.registry.paging import check_page_size
+
+
+class TrustingJudge:
+    """Counts and hashes; finds nothing wrong but a wrong length."""
+
+    def __init__(self, header: PublishHeader) -> None:
+        self._header, self._sha256, self._size = header, hashlib.sha256(), 0
+
+    def feed(self, chunk: bytes) -> None:
+        self._sha256.update(chunk)
+        self._size += len(chunk)
+
+    def finish(self) -> Inspection:
+        if self._size != self._header.size_bytes:
+            what = f"{self._size} bytes came, {self._header.size_bytes} were announced"
+            raise LoraError(Problem(Code.E_SIZE, what))
+        return Inspection(
+            sha256=self._sha256.hexdigest(),
+            file_bytes=self._size,
+            family=self._header.family,
+            base_digest=self._header.base_digest,
+            dialect=Dialect.DIFFUSERS,
+            modules=(),
+            warnings=(),
+        )
+
+
+class FakeRegistryClient:
+    """Keeps services.registry.client.Registry. Deadlines are taken and not kept.
+
+    Attributes:
+        store: what lies under it; ``store.reachable = False`` makes answers stale, then unavailable.
+    """
+
+    def __init__(self, *, around: Surroundings | None = None) -> None:
+        self.store = InMemoryObjectStore()
+        core = assemble(
+            store=self.store,
+            judging=TrustingJudge,
+            around=around or Surroundings(writer="fake"),
+            head_max_age_s=0,
+        )
+        self._brands, self._catalog, self._publisher = core.brands, core.catalog, core.publisher
+
+    async def put_brand(self, brand: Brand, *, expected_version: int | None = None, deadline_s: float = 0) -> Brand:
+        return await self._brands.put(brand, expected_version)
+
+    async def get_brand(self, name: str, *, deadline_s: float = 0) -> Brand:
+        return await self._brands.get(name)
+
+    async def list_brands(self, *, page_size: int = 0, page_token: str = "", deadline_s: float = 0) -> Page[Brand]:
+        with by_field():
+            return await self._brands.list_brands(check_page_size(page_size), page_token)
+
+    async def publish(
+        self,
+        header: PublishHeader,
+        content: Content,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+        deadline_s: float = 0,
+    ) -> Published:
+        async def chunks() -> AsyncIterator[bytes]:
+            sent = 0
+            for piece in pieces_of(content):
+                yield piece
+                sent += len(piece)
+                if on_progress:
+                    on_progress(sent)
+
+        return await self._publisher.publish(header, chunks())
+
+    async def get_adapter(self, brand: str, adapter: str, *, deadline_s: float = 0) -> Adapter:
+        return await self._catalog.get(brand, adapter)
+
+    async def list_adapters(
+        self, brand: str = "", *, page_size: int = 0, page_token: str = "", deadline_s: float = 0
+    ) -> Page[Adapter]:
+        with by_field():
+            return await self._catalog.list_adapters(brand, check_page_size(page_size), page_token)
+
+    async def list_versions(
+        self, brand: str, adapter: str, *, page_size: int = 0, page_token: str = "", deadline_s: float = 0
+    ) -> Page[AdapterVersion]:
+        with by_field():
+            return await self._catalog.list_versions(brand, adapter, check_page_size(page_size), page_token)
+
+    async def resolve(self, ref: AdapterRef, *, min_seq: int = 0, deadline_s: float = 0) -> Resolved:
+        return await self._catalog.resolve(ref, min_seq)
+
+    async def download(
+        self, brand: str, digest: str, *, offset: int = 0, limit: int = 0, deadline_s: float = 0
+    ) -> AsyncIterator[bytes]:
+        async for chunk in await self._catalog.open(brand, digest, offset=offset, limit=limit):
+            yield chunk
+
+    async def set_alias(
+        self,
+        brand: str,
+        adapter: str,
+        alias: str,
+        version: int,
+        *,
+        expected_version: int | None = None,
+        reason: str = "",
+        deadline_s: float = 0,
+    ) -> AliasMove:
+        target = AdapterRef(brand, adapter, version)
+        return await self._catalog.set_alias(alias, target, expected_version=expected_version, reason=reason)
+
+    async def promote(
+        self, ref: AdapterRef, *, expected_version: int | None = None, reason: str = "", deadline_s: float = 0
+    ) -> AliasMove:
+        return await self._catalog.promote(ref, expected_version=expected_version, reason=reason)
+
+    async def rollback(
+        self, brand: str, adapter: str, *, alias: str = PRODUCTION, reason: str = "", deadline_s: float = 0
+    ) -> AliasMove:
+        return await self._catalog.rollback(brand, adapter, alias, reason=reason)
+
+    async def history(
+        self,
+        brand: str,
+        adapter: str,
+        *,
+        at_time: datetime | None = None,
+        page_size: int = 0,
+        page_token: str = "",
+        deadline_s: float = 0,
+    ) -> Page[AdapterEvent]:
+        with by_field():
+            return await self._catalog.history(brand, adapter, check_page_size(page_size), page_token, at_time=at_time)

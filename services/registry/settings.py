@@ -1,0 +1,55 @@
+"""The registry's settings and their defaults. Reads nothing itself; says what is read."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field, SecretStr
+
+from services.chassis.settings import ServiceSettings
+
+
+class RegistrySettings(ServiceSettings):
+    """Read from REGISTRY_*."""
+
+    env_prefix: ClassVar[str] = "REGISTRY_"
+
+    name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    """Name of this replica in records and telemetry. Unset: host and process id."""
+
+    store_endpoint: str = Field(min_length=1)
+    """host:port of MinIO, or of any other store with its API that honours `If-None-Match: *`. Required."""
+
+    store_access_key: str
+    """Access key of MinIO. Required; needs to read, write and list the bucket."""
+
+    store_secret_key: SecretStr
+    """Secret key of MinIO. Required."""
+
+    store_bucket: str = "looksmith"
+    """Bucket in MinIO that holds everything; made if it is missing."""
+
+    store_secure: bool = False
+    """Whether MinIO is reached over TLS. False: it stands beside the registry, as in the compose file."""
+
+    store_region: str = "us-east-1"
+    """Region of the bucket, which signatures contain. MinIO's own default."""
+
+    max_adapter_bytes: int = Field(default=1 << 30, ge=1)
+    """Largest file that is accepted, in bytes. 1 GiB holds rank 128 of every linear layer of SDXL in 16 bits."""
+
+    bases: Path | None = None
+    """Folder of module tables (*.json) of bases beyond those that ship. Unset: only those."""
+
+    spool: Path | None = None
+    """Folder where uploads wait for their verdict, each up to max_adapter_bytes. Unset: the system's temporary one."""
+
+    head_max_age_s: float = Field(default=1.0, ge=0)
+    """Seconds for which a replica answers from memory before it asks the store for news. 1 s: a moved alias is seen
+    everywhere a second later, and a busy adapter costs the store one small read a second."""
+
+    reconcile_s: float = Field(default=60.0, gt=0)
+    """Seconds between full reads of all heads, which let memory answer for every adapter when the store is down."""

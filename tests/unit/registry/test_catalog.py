@@ -1,0 +1,143 @@
+"""What a replica answers from memory, from the store, and while the store is away."""
+
+from __future__ import annotations
+
+import pytest
+
+from looksmith.nouns import AdapterRef, Brand
+from services.registry.errors import (
+    AdapterNotFound,
+    BrandNotFound,
+    DigestNotFound,
+    SeqNotReached,
+    StoreUnavailable,
+)
+from services.registry.object_store import InMemoryObjectStore
+from tests.unit.registry.parts import Clock, FaultyStore, a_core, a_core_with_brand, lora_file, publish
+
+STYLE = AdapterRef("acme", "style")
+
+
+async def test_a_fresh_memory_answers_without_the_store() -> None:
+    faulty, clock = FaultyStore(InMemoryObjectStore()), Clock()
+    core = await a_core_with_brand(faulty, clock=clock, max_age_s=1)
+    await publish(core, lora_file())
+    asked = len(faulty.calls)
+    clock.seconds += 0.9
+    await core.catalog.resolve(STYLE)
+    assert len(faulty.calls) == asked
+    clock.seconds += 0.1
+    await core.catalog.resolve(STYLE)
+    assert faulty.calls[asked:] == ["get"]
+
+
+async def test_a_replica_sees_what_another_wrote_once_its_memory_is_old() -> None:
+    store, clock = InMemoryObjectStore(), Clock()
+    writer = await a_core_with_brand(store)
+    reader = a_core(store, clock=clock, seed=1, max_age_s=1)
+    await publish(writer, lora_file("1"))
+    assert (await reader.catalog.resolve(STYLE)).version.version == 1
+    await publish(writer, lora_file("2"), aliases=("production",))
+    assert (await reader.catalog.resolve(STYLE)).version.version == 1
+    clock.seconds += 1.1
+    assert (await reader.catalog.resolve(STYLE)).version.version == 2
+
+
+async def test_min_seq_makes_a_replica_read_the_store_first() -> None:
+    store = InMemoryObjectStore()
+    writer, reader = await a_core_with_brand(store), a_core(store, seed=1, max_age_s=1000)
+    await publish(writer, lora_file("1"))
+    await reader.catalog.resolve(STYLE)
+    await publish(writer, lora_file("2"))
+    move = await writer.catalog.promote(AdapterRef("acme", "style", 2))
+    resolved = await reader.catalog.resolve(STYLE, min_seq=move.seq)
+    assert (resolved.version.version, resolved.seq) == (2, 3)
+    with pytest.raises(SeqNotReached):
+        await reader.catalog.resolve(STYLE, min_seq=4)
+
+
+async def test_with_the_store_away_memory_answers_and_says_since_when() -> None:
+    store, clock = InMemoryObjectStore(), Clock()
+    core = await a_core_with_brand(store, clock=clock)
+    await publish(core, lora_file())
+    clock.seconds = 10.0
+    confirmed = clock.wall()
+    assert (await core.catalog.resolve(STYLE)).stale_since is None
+    store.reachable = False
+    for seconds in (20.0, 20.5, 600.0):
+        clock.seconds = seconds
+        resolved = await core.catalog.resolve(STYLE)
+        assert (resolved.version.version, resolved.stale_since) == (1, confirmed)
+    assert (await core.brands.get("acme")).name == "acme"
+    store.reachable = True
+    clock.seconds = 602.0
+    assert (await core.catalog.resolve(STYLE)).stale_since is None
+
+
+async def test_a_store_that_just_failed_is_not_asked_again_at_once() -> None:
+    inner, clock = InMemoryObjectStore(), Clock()
+    faulty = FaultyStore(inner)
+    core = await a_core_with_brand(faulty, clock=clock)
+    await publish(core, lora_file())
+    inner.reachable = False
+    asked = len(faulty.calls)
+    for _ in range(5):
+        await core.catalog.resolve(STYLE)
+    assert len(faulty.calls) == asked + 1
+
+
+async def test_with_the_store_away_what_was_never_seen_is_unavailable_and_not_missing() -> None:
+    store = InMemoryObjectStore()
+    core = a_core(store)
+    store.reachable = False
+    for call in (
+        core.catalog.resolve(STYLE),
+        core.brands.get("acme"),
+        core.catalog.list_adapters("", 10, ""),
+        core.catalog.promote(STYLE),
+    ):
+        with pytest.raises(StoreUnavailable) as caught:
+            await call
+        assert caught.value.retry_after_s
+
+
+async def test_with_the_store_away_memory_behind_min_seq_is_not_enough() -> None:
+    store = InMemoryObjectStore()
+    core = await a_core_with_brand(store)
+    await publish(core, lora_file())
+    store.reachable = False
+    with pytest.raises(StoreUnavailable):
+        await core.catalog.resolve(STYLE, min_seq=2)
+
+
+async def test_after_reconciling_memory_answers_for_what_was_never_asked_for() -> None:
+    store = InMemoryObjectStore()
+    await publish(await a_core_with_brand(store), lora_file())
+    fresh = a_core(store, seed=1)
+    await fresh.brands.reconcile()
+    await fresh.catalog.reconcile()
+    store.reachable = False
+    assert (await fresh.catalog.resolve(STYLE)).version.version == 1
+    assert (await fresh.brands.get("acme")).version == 1
+
+
+async def test_a_replica_finds_a_file_that_another_just_published_and_no_other_brand_can_fetch_it() -> None:
+    store = InMemoryObjectStore()
+    writer, reader = await a_core_with_brand(store), a_core(store, seed=1)
+    await writer.brands.put(Brand("bolt"))
+    data = lora_file()
+    digest = (await publish(writer, data)).version.digest
+    assert b"".join([piece async for piece in await reader.catalog.open("acme", digest)]) == data
+    with pytest.raises(DigestNotFound):
+        await reader.catalog.open("bolt", digest)
+
+
+async def test_asking_for_names_that_do_not_exist_leaves_nothing_in_memory() -> None:
+    core = a_core(InMemoryObjectStore())
+    for n in range(100):
+        with pytest.raises(AdapterNotFound):
+            await core.catalog.get("acme", f"style-{n}")
+        with pytest.raises(BrandNotFound):
+            await core.brands.get(f"brand-{n}")
+    assert len(core.catalog._adapters._in_use) == 0
+    assert core.catalog._adapters._kept == {}
