@@ -1,0 +1,223 @@
+"""The live view of the workers: who has joined, what they hold, and the work that this router booked on them.
+
+Keeps what sessions report; speaks no gRPC and chooses no worker: placement reads an immutable snapshot.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import structlog
+
+from looksmith.nouns import Tier
+from services.chassis.painting import RecipeFacts
+from services.router.errors import WorkerNotFound, WorkerReplaced
+from services.router.members import Heartbeat, Registration, WorkerState
+from services.router.ports import WorkerConnection
+
+log = structlog.get_logger()
+
+#: A worker that fails so many jobs in a row is left alone so long. Envoy: 5 and 30 s; jobs are fewer here than calls.
+FAILURES_TO_EJECT = 3
+EJECTED_S = 10.0
+
+
+@dataclass(frozen=True)
+class WorkerView:
+    """One worker at one moment. ``heard_at`` is on the fleet's clock, ``heard_time`` on the wall."""
+
+    registration: Registration
+    state: WorkerState
+    heartbeat: Heartbeat
+    heard_at: float
+    heard_time: datetime
+    booked_here: float = 0.0
+    booked_elsewhere: float = 0.0
+    promised: frozenset[str] = frozenset()  # digests that booked jobs bring with them
+
+    @property
+    def name(self) -> str:
+        return self.registration.name
+
+    @property
+    def booked(self) -> float:
+        """GPU-seconds of all routers' jobs, as far as this one knows."""
+        return self.booked_here + self.booked_elsewhere
+
+    def tier(self, digest: str) -> Tier:
+        return self.heartbeat.residency.get(digest, Tier.STORE)
+
+    def recipe(self, digest: str) -> RecipeFacts | None:
+        return next((recipe for recipe in self.registration.recipes if recipe.digest == digest), None)
+
+
+@dataclass(frozen=True)
+class FleetSnapshot:
+    """Every worker whose lease holds, ordered by name, at ``taken_at`` on the fleet's clock."""
+
+    taken_at: float
+    workers: tuple[WorkerView, ...] = ()
+
+
+@dataclass(eq=False)
+class Member:
+    """A worker's open session, and what is known through it; another session of the same name has another Member."""
+
+    registration: Registration
+    connection: WorkerConnection
+    heartbeat: Heartbeat
+    heard_at: float
+    heard_time: datetime
+    bookings: set[Booking] = field(default_factory=set)
+    failures: int = 0
+    ejected_until: float | None = None
+
+
+@dataclass(eq=False)
+class Booking:
+    """Work that this router has under way at a worker, until it is released."""
+
+    gpu_seconds: float
+    digests: frozenset[str]
+    _held_by: set[Booking]
+
+    def release(self) -> None:
+        self._held_by.discard(self)
+
+
+class Fleet:
+    """All members by name. ``clock`` is monotonic seconds, ``now`` the wall clock for people."""
+
+    def __init__(self, *, router: str, lease_s: float, clock: Callable[[], float], now: Callable[[], datetime]) -> None:
+        self._router = router
+        self._lease_s = lease_s
+        self._clock = clock
+        self._now = now
+        self._members: dict[str, Member] = {}
+
+    def join(self, registration: Registration, connection: WorkerConnection) -> Member:
+        """Opens a session. The same incarnation keeps its bookings and residency, a new one begins with none."""
+        blank = Heartbeat(sequence=0, full=False)
+        member = Member(registration, connection, blank, self._clock(), self._now())
+        before = self._members.get(registration.name)
+        if before and before.registration.incarnation == registration.incarnation:
+            member.bookings = before.bookings
+            member.heartbeat = replace(before.heartbeat, sequence=0)
+        self._members[registration.name] = member
+        log.info(
+            "worker.joined",
+            worker=registration.name,
+            incarnation=registration.incarnation,
+            address=registration.address,
+            recipes=[recipe.name for recipe in registration.recipes],
+        )
+        return member
+
+    def heard(self, member: Member, heartbeat: Heartbeat) -> bool:
+        """Takes a heartbeat in. False: one is missing before it, so residency is not what it says; ask for a full one.
+
+        Raises:
+            WorkerReplaced: the member's session is not the newest of its name.
+        """
+        if not self._is_current(member):
+            raise WorkerReplaced(member.registration.name)
+        member.heard_at, member.heard_time = self._clock(), self._now()
+        before = member.heartbeat
+        in_order = heartbeat.full or heartbeat.sequence == before.sequence + 1
+        if heartbeat.full:
+            residency = heartbeat.residency
+        elif in_order:
+            residency = {**before.residency, **heartbeat.residency}
+        else:
+            residency = before.residency
+        held = {digest: tier for digest, tier in residency.items() if tier is not Tier.STORE}
+        sequence = heartbeat.sequence if in_order else before.sequence
+        member.heartbeat = replace(heartbeat, sequence=sequence, residency=held)
+        return in_order
+
+    def leave(self, member: Member, why: str) -> None:
+        """Closes a session; does nothing to the one that replaced it."""
+        if self._is_current(member):
+            del self._members[member.registration.name]
+            log.info("worker.left", worker=member.registration.name, why=why)
+
+    def member(self, name: str) -> Member:
+        """The member whose lease holds.
+
+        Raises:
+            WorkerNotFound: there is none of that name.
+        """
+        member = self._members.get(name)
+        if member is None or not self._is_alive(member):
+            raise WorkerNotFound(name)
+        return member
+
+    def book(self, name: str, gpu_seconds: float, digests: Iterable[str]) -> Booking:
+        """Counts a job's work against a worker until it is released, or the worker's process is another.
+
+        Raises:
+            WorkerNotFound: it is gone.
+        """
+        bookings = self.member(name).bookings
+        booking = Booking(gpu_seconds, frozenset(digests), bookings)
+        bookings.add(booking)
+        return booking
+
+    def failed(self, name: str) -> None:
+        """Counts a job that a worker failed; several in a row eject it for a while."""
+        member = self._members.get(name)
+        if member is None:
+            return
+        member.failures += 1
+        if member.failures >= FAILURES_TO_EJECT:
+            member.ejected_until = self._clock() + EJECTED_S
+            log.warning("worker.ejected", worker=name, failures=member.failures, seconds=EJECTED_S)
+
+    def succeeded(self, name: str) -> None:
+        if member := self._members.get(name):
+            member.failures, member.ejected_until = 0, None
+
+    @property
+    def idle(self) -> bool:
+        """Whether this router has no work under way at any member."""
+        return not any(member.bookings for member in self._members.values())
+
+    def snapshot(self) -> FleetSnapshot:
+        alive = [self._members[name] for name in sorted(self._members) if self._is_alive(self._members[name])]
+        return FleetSnapshot(self._clock(), tuple(map(self._view, alive)))
+
+    def view(self, name: str) -> WorkerView:
+        """One worker of the snapshot.
+
+        Raises:
+            WorkerNotFound: there is none of that name.
+        """
+        return self._view(self.member(name))
+
+    def _view(self, member: Member) -> WorkerView:
+        return WorkerView(
+            registration=member.registration,
+            state=self._state(member),
+            heartbeat=member.heartbeat,
+            heard_at=member.heard_at,
+            heard_time=member.heard_time,
+            booked_here=sum(booking.gpu_seconds for booking in member.bookings),
+            booked_elsewhere=sum(b.gpu_seconds for b in member.heartbeat.booked if b.router != self._router),
+            promised=frozenset(itertools.chain.from_iterable(booking.digests for booking in member.bookings)),
+        )
+
+    def _state(self, member: Member) -> WorkerState:
+        if member.heartbeat.draining:
+            return WorkerState.DRAINING
+        if member.ejected_until is not None and self._clock() < member.ejected_until:
+            return WorkerState.EJECTED
+        return WorkerState.READY
+
+    def _is_current(self, member: Member) -> bool:
+        return self._members.get(member.registration.name) is member
+
+    def _is_alive(self, member: Member) -> bool:
+        return self._clock() - member.heard_at <= self._lease_s

@@ -1,0 +1,136 @@
+"""What workers and a router say to each other in a session, as frozen dataclasses.
+
+Knows the words only: fleet.py keeps what was said, convert.py puts it on the wire.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from looksmith.nouns import Malformed, Tier, check_name
+from services.chassis.painting import RecipeFacts
+
+
+class WorkerState(StrEnum):
+    """What a worker may be given: everything, nothing more, or nothing for a while."""
+
+    READY = "ready"
+    DRAINING = "draining"
+    EJECTED = "ejected"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Who a worker is; fixed while its process lives. ``speed`` is its weight in consistent hashing."""
+
+    name: str
+    incarnation: str
+    address: str
+    recipes: tuple[RecipeFacts, ...]
+    engine: str = ""
+    device: str = ""
+    speed: float = 1.0
+    max_rows: int = 1
+
+    def __post_init__(self) -> None:
+        check_name("registration.name", self.name)
+        for required in ("incarnation", "address", "recipes"):
+            if not getattr(self, required):
+                raise Malformed(f"registration.{required}", "is required")
+        for i, recipe in enumerate(self.recipes):
+            if not recipe.sizes or not recipe.steps:
+                raise Malformed(f"registration.recipes[{i}]", "must list sizes and steps")
+        if not (math.isfinite(self.speed) and self.speed > 0):
+            raise Malformed("registration.speed", f"must be over 0, not {self.speed}")
+
+
+@dataclass(frozen=True)
+class BookedWork:
+    """What one router has under way at a worker, in GPU-seconds."""
+
+    router: str
+    gpu_seconds: float
+    last_request_id: str = ""
+
+
+@dataclass(frozen=True)
+class MeasuredCost:
+    """What painting costs on a worker: seconds a step of ``rows`` rows, and seconds an image for all the rest."""
+
+    recipe: str
+    size: tuple[int, int]
+    rows: int
+    step_seconds: float
+    fixed_seconds: float
+
+
+@dataclass(frozen=True)
+class WorkerFault:
+    """Something that went wrong on a worker."""
+
+    time: datetime
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """How a worker is. ``residency`` maps digests to tiers: all of them if ``full``, else what changed."""
+
+    sequence: int
+    full: bool
+    residency: Mapping[str, Tier] = field(default_factory=dict)
+    queued_jobs: int = 0
+    running_jobs: int = 0
+    booked: tuple[BookedWork, ...] = ()
+    draining: bool = False
+    slots: int = 0
+    slots_used: int = 0
+    host_bytes: int = 0
+    disk_bytes: int = 0
+    costs: tuple[MeasuredCost, ...] = ()
+    last_errors: tuple[WorkerFault, ...] = ()
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """The session is open: it outlives its last heartbeat by ``lease_s``."""
+
+    router: str
+    lease_s: float
+    heartbeat_interval_s: float
+
+
+@dataclass(frozen=True)
+class Ack:
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Resync:
+    """A heartbeat was missed: the next one shall be full."""
+
+
+@dataclass(frozen=True)
+class Prefetch:
+    """An adapter will be needed soon."""
+
+    brand: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Drain:
+    reason: str
+
+
+@dataclass(frozen=True)
+class Evict:
+    digest: str
+
+
+Command = Welcome | Ack | Resync | Prefetch | Drain | Evict

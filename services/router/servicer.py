@@ -1,0 +1,88 @@
+"""The gRPC edge of the router: converts, calls, converts. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from looksmith.v1 import fleet_pb2 as fleet_pb
+from looksmith.v1 import fleet_pb2_grpc as fleet_rpc
+from looksmith.v1 import generation_pb2 as pb
+from looksmith.v1 import generation_pb2_grpc as rpc
+from services.chassis.painting_pb import request_from_pb
+from services.router.convert import (
+    command_to_pb,
+    explained_from_pb,
+    explanation_to_pb,
+    fleet_to_pb,
+    join_from_pb,
+    worker_to_pb,
+)
+from services.router.convert_events import event_to_pb
+from services.router.errors import NotInThisRelease
+from services.router.fleet import Fleet
+from services.router.generate import Generation
+from services.router.sessions import Sessions
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ImageGenerationServicer(rpc.ImageGenerationServiceServicer):
+    """``new_request_id`` names requests that came without an id."""
+
+    def __init__(self, *, generation: Generation, new_request_id: Callable[[], str]) -> None:
+        self._generation = generation
+        self._new_request_id = new_request_id
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
+        wanted = request_from_pb(request, new_request_id=self._new_request_id())
+        async with aclosing(self._generation.paint(wanted, timeout_s=context.time_remaining())) as events:
+            async for event in events:
+                yield event_to_pb(event)
+
+
+class FleetServicer(fleet_rpc.FleetServiceServicer):
+    def __init__(self, *, router: str, fleet: Fleet, sessions: Sessions, generation: Generation) -> None:
+        self._router = router
+        self._fleet = fleet
+        self._sessions = sessions
+        self._generation = generation
+
+    async def Join(
+        self, request_iterator: AsyncIterator[fleet_pb.JoinRequest], context: Context
+    ) -> AsyncIterator[fleet_pb.JoinResponse]:
+        messages = (join_from_pb(message) async for message in request_iterator)
+        async with aclosing(self._sessions.join(messages)) as commands:
+            async for command in commands:
+                yield command_to_pb(command)
+
+    async def ListWorkers(self, request: fleet_pb.ListWorkersRequest, context: Context) -> fleet_pb.ListWorkersResponse:
+        return fleet_to_pb(self._fleet.snapshot(), self._router)
+
+    async def GetWorker(self, request: fleet_pb.GetWorkerRequest, context: Context) -> fleet_pb.GetWorkerResponse:
+        return fleet_pb.GetWorkerResponse(worker=worker_to_pb(self._fleet.view(request.name)))
+
+    async def ExplainPlacement(
+        self, request: fleet_pb.ExplainPlacementRequest, context: Context
+    ) -> fleet_pb.ExplainPlacementResponse:
+        return explanation_to_pb(await self._generation.explain(explained_from_pb(request)))
+
+    async def WarmAdapter(self, request: fleet_pb.WarmAdapterRequest, context: Context) -> fleet_pb.WarmAdapterResponse:
+        raise NotInThisRelease("warm adapters")
+
+    async def DrainWorker(self, request: fleet_pb.DrainWorkerRequest, context: Context) -> fleet_pb.DrainWorkerResponse:
+        raise NotInThisRelease("drain workers from a router; end the worker's process with SIGTERM instead")
+
+    async def EvictAdapter(
+        self, request: fleet_pb.EvictAdapterRequest, context: Context
+    ) -> fleet_pb.EvictAdapterResponse:
+        raise NotInThisRelease("evict adapters")
+
+    async def ResetWorker(self, request: fleet_pb.ResetWorkerRequest, context: Context) -> fleet_pb.ResetWorkerResponse:
+        raise NotInThisRelease("reset workers")
+
+    async def GetUsage(self, request: fleet_pb.GetUsageRequest, context: Context) -> fleet_pb.GetUsageResponse:
+        raise NotInThisRelease("sum up usage; /metrics counts images and GPU-seconds by brand")

@@ -1,0 +1,34 @@
+"""What a router can be told from outside. Knows names, units and defaults; acts on none of them."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from services.chassis.settings import ServiceSettings
+
+
+class RouterSettings(ServiceSettings):
+    env_prefix: ClassVar[str] = "ROUTER_"
+
+    name: str = Field(min_length=1)
+    """Name of this router. Required, and its own: workers count the work that each router booked by it."""
+
+    registry: str = Field(min_length=1)
+    """Address of the registry, host:port. Required."""
+
+    default_recipe: str = ""
+    """Recipe of requests when neither they nor the brand name one. Empty: the fleet's only recipe."""
+
+    lease_s: float = Field(default=3.0, gt=0)
+    """Seconds that a worker may be silent before it counts as gone: three heartbeats, so that one may be late."""
+
+    heartbeat_interval_s: float = Field(default=1.0, gt=0)
+    """Seconds between heartbeats that workers are asked for: as late as placement sees what other routers book."""
+
+    default_deadline_s: float = Field(default=180.0, gt=0)
+    """Seconds that a request may take whose caller set no deadline. People wait about three minutes, hardly longer."""
+
+    max_redispatches: int = Field(default=2, ge=0)
+    """Workers that may take over a request when one fails. A request that killed three is likely the cause."""

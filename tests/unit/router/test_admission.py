@@ -1,0 +1,146 @@
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from looksmith.nouns import AdapterRef, AdapterUse
+from services.chassis.errors import InvalidField, LooksmithError, NotFound
+from services.chassis.painting import Pinned, derived_seed
+from services.router.admission import Admission, find_recipe
+from services.router.errors import NoWorker, RecipeAmbiguous, RecipeNotFound, RegistryLost, RequestIdReused
+from services.router.fleet import Fleet
+from services.router.request_memory import RequestMemory
+from tests.unit.router.router_parts import (
+    DIGEST,
+    NOON,
+    Changes,
+    Clock,
+    KnownBrands,
+    NoConnection,
+    acme,
+    recipe,
+    registration,
+    request,
+    resolved,
+    snapshot,
+    view,
+)
+
+
+@pytest.fixture
+def brands() -> KnownBrands:
+    return acme()
+
+
+@pytest.fixture
+def admission(brands: KnownBrands) -> Admission:
+    clock = Clock()
+    fleet = Fleet(router="r1", lease_s=3, clock=clock, now=lambda: NOON)
+    fleet.join(registration(), NoConnection())
+    return Admission(registry=brands, fleet=fleet, memory=RequestMemory(clock=clock))
+
+
+async def test_settles_what_the_request_leaves_open(admission: Admission) -> None:
+    settled = (await admission.admit(request())).settled
+    assert (settled.recipe.name, settled.steps, settled.width) == ("studio", 4, 64)
+    assert (settled.seed, settled.final_prompt) == (derived_seed("r1"), "a red kite, in acme's look")
+    assert [(a.adapter, a.version, a.digest) for a in settled.adapters] == [("look", 1, DIGEST)]
+
+
+async def test_caller_may_not_pin(admission: Admission) -> None:
+    with pytest.raises(InvalidField) as caught:
+        await admission.admit(request(pinned=Pinned((), "", "", 1, "r9")))
+    assert caught.value.violations[0].field == "pinned"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"brand": "nobody"}, "BRAND_NOT_FOUND"),
+        ({"adapters": (AdapterUse("lost"),)}, "ALIAS_NOT_FOUND"),
+        ({"recipe": "oils"}, "RECIPE_NOT_FOUND"),
+        ({"steps": 3}, "STEPS_UNSUPPORTED"),
+        ({"width": 65}, "SIZE_UNSUPPORTED"),
+    ],
+)
+async def test_refuses_what_cannot_be_painted(admission: Admission, changes: dict[str, Changes], reason: str) -> None:
+    with pytest.raises(LooksmithError) as caught:
+        await admission.admit(request(**changes))
+    assert caught.value.reason == reason
+
+
+async def test_refused_request_does_not_use_its_id_up(admission: Admission) -> None:
+    with pytest.raises(InvalidField):
+        await admission.admit(request(steps=3))
+    await admission.admit(request(steps=4))
+
+
+async def test_same_content_is_a_retry_and_other_content_is_refused(admission: Admission) -> None:
+    first = await admission.admit(request())
+    second = await admission.admit(request(seed=first.settled.seed, report_steps=True, images_done=frozenset({0})))
+    assert first.this_try.superseded
+    assert not second.this_try.superseded
+    with pytest.raises(RequestIdReused):
+        await admission.admit(request(prompt="a blue kite"))
+    assert not second.this_try.superseded
+
+
+async def test_retry_keeps_its_version_when_the_alias_has_moved(admission: Admission, brands: KnownBrands) -> None:
+    await admission.admit(request())
+    brands.versions[AdapterRef("acme", "look")] = resolved(version=2, digest="c" * 64)
+    for same in (
+        request(),
+        request(adapters=(AdapterUse("look", 1),)),
+        request(adapters=(AdapterUse("look", DIGEST),)),
+    ):
+        assert (await admission.admit(same)).settled.adapters[0].version == 1
+    assert (await admission.admit(request("r2"))).settled.adapters[0].version == 2
+    with pytest.raises(RequestIdReused):
+        await admission.admit(request(adapters=(AdapterUse("look", weight=0.5),)))
+
+
+async def test_tells_since_when_the_registry_answers_from_memory(admission: Admission, brands: KnownBrands) -> None:
+    ref, other = AdapterRef("acme", "look"), AdapterRef("acme", "other")
+    brands.versions[ref] = replace(resolved(), stale_since=NOON + timedelta(minutes=1))
+    brands.versions[other] = replace(resolved(adapter="other", digest="c" * 64), stale_since=NOON)
+    both = request(adapters=(AdapterUse("look"), AdapterUse("other")))
+    assert (await admission.admit(both)).stale_since == NOON
+
+
+async def test_registry_out_of_reach_is_told_by_name(admission: Admission, brands: KnownBrands) -> None:
+    brands.lost = True
+    with pytest.raises(RegistryLost, match="connection refused"):
+        await admission.admit(request())
+
+
+async def test_preview_remembers_nothing(admission: Admission) -> None:
+    await admission.preview(request())
+    await admission.admit(request(prompt="a blue kite"))
+
+
+def test_only_recipe_of_the_fleet_is_the_default() -> None:
+    assert find_recipe("", snapshot(view("w1"), view("w2"))) == recipe()
+
+
+def test_recipe_must_be_named_when_several_are_served() -> None:
+    two = snapshot(view(registration=registration(recipes=(recipe(), recipe("oils")))))
+    assert find_recipe("oils", two) == recipe("oils")
+    with pytest.raises(RecipeAmbiguous, match="oils, studio"):
+        find_recipe("", two)
+
+
+def test_unknown_recipe_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(RecipeNotFound, match=r"'oils'.*studio") as caught:
+        find_recipe("oils", snapshot(view()))
+    assert isinstance(caught.value, NotFound)
+
+
+def test_empty_fleet_cannot_tell_what_it_serves() -> None:
+    with pytest.raises(NoWorker):
+        find_recipe("oils", snapshot())
+
+
+def test_recipe_that_most_workers_serve_stands_for_its_name() -> None:
+    new = recipe(digest="9" * 64)
+    fleet = snapshot(view("w1", registration=registration("w1", recipes=(new,))), view("w2"), view("w3"))
+    assert find_recipe("studio", fleet) == recipe()

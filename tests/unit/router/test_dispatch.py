@@ -1,0 +1,107 @@
+"""What real streams can't be held still for; tests/integration/router has the rest."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import pytest
+
+from services.chassis.errors import DeadlineExceeded
+from services.chassis.painting import Pinned, Settled
+from services.router.admission import Admitted
+from services.router.dispatch import Dispatcher
+from services.router.errors import NoWorker, RequestSuperseded, WorkerLost
+from services.router.events import Accepted, Finished, Kind, Placed, WorkerEvent
+from services.router.fleet import Fleet
+from services.router.members import Heartbeat
+from services.router.ports import WorkerCall
+from services.router.request_memory import Try, nothing
+from tests.unit.router.router_parts import NOON, Clock, NoConnection, registration, settled
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def fleet(clock: Clock) -> Fleet:
+    fleet = Fleet(router="r1", lease_s=3.0, clock=clock, now=lambda: NOON)
+    fleet.join(registration(), NoConnection())
+    return fleet
+
+
+@pytest.fixture
+def dispatcher(fleet: Fleet, clock: Clock) -> Dispatcher:
+    return Dispatcher(router="r1", fleet=fleet, max_redispatches=2, clock=clock)
+
+
+async def test_work_is_booked_from_placing_until_the_stream_is_closed(
+    dispatcher: Dispatcher, fleet: Fleet, clock: Clock
+) -> None:
+    events = dispatcher.run(Admitted(settled(count=2), Try()), arrived=clock(), deadline=clock() + 10)
+    assert isinstance(await anext(events), Accepted)
+    assert fleet.idle
+    assert isinstance(await anext(events), Placed)
+    assert fleet.view("w1").booked == pytest.approx(2 * (4 * 0.1 + 0.3))
+    await events.aclose()
+    assert fleet.idle
+
+
+async def test_try_that_is_superseded_before_its_call_makes_none(
+    dispatcher: Dispatcher, fleet: Fleet, clock: Clock
+) -> None:
+    this_try = Try()
+    events = dispatcher.run(Admitted(settled(), this_try), arrived=clock(), deadline=clock() + 10)
+    await anext(events)
+    await anext(events)
+    this_try.supersede()
+    with pytest.raises(RequestSuperseded):
+        await anext(events)
+    assert fleet.idle
+
+
+async def test_request_that_waited_past_its_deadline_reaches_no_worker(
+    dispatcher: Dispatcher, fleet: Fleet, clock: Clock
+) -> None:
+    events = dispatcher.run(Admitted(settled(), Try()), arrived=clock(), deadline=clock() + 1)
+    await anext(events)
+    clock.seconds += 1
+    await anext(events)
+    with pytest.raises(DeadlineExceeded):
+        await anext(events)
+    assert fleet.idle
+
+
+class FinishesAndBreaks(NoConnection):
+    """A worker whose connection is lost between its last message and the end of its stream."""
+
+    @asynccontextmanager
+    async def generate(
+        self, settled: Settled, pinned: Pinned, *, timeout_s: float, metadata: Mapping[str, str]
+    ) -> AsyncIterator[WorkerCall]:
+        yield self
+
+    async def __aiter__(self) -> AsyncIterator[WorkerEvent]:
+        yield WorkerEvent(Kind.FINISHED, "the last message")
+        raise WorkerLost("w1", "connection reset")
+
+    def cancel(self) -> None:
+        pass
+
+
+async def test_request_that_has_finished_is_not_painted_again(
+    dispatcher: Dispatcher, fleet: Fleet, clock: Clock
+) -> None:
+    fleet.join(registration(), FinishesAndBreaks())
+    this_try = Try()
+    run = dispatcher.run(Admitted(settled(), this_try), arrived=clock(), deadline=clock() + 10)
+    assert [type(event) for event in [event async for event in run]] == [Accepted, Placed, Finished]
+    assert this_try.stop is nothing
+
+
+async def test_refusal_names_every_worker_and_why_it_cannot(dispatcher: Dispatcher, fleet: Fleet, clock: Clock) -> None:
+    fleet.heard(fleet.member("w1"), Heartbeat(1, full=True, draining=True))
+    events = dispatcher.run(Admitted(settled(), Try()), arrived=clock(), deadline=clock() + 10)
+    await anext(events)
+    with pytest.raises(NoWorker, match="w1: draining"):
+        await anext(events)
