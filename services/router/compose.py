@@ -8,11 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 
-import grpc
-
 from looksmith.v1 import fleet_pb2_grpc as fleet_rpc
 from looksmith.v1 import generation_pb2_grpc as rpc
-from services.chassis.server import CHANNEL_OPTIONS, RunningServer, ServedApi, grpc_server
+from services.chassis.channel import open_channel
+from services.chassis.server import RunningServer, ServedApi, grpc_server
 from services.registry.client import RegistryClient
 from services.router.admission import Admission
 from services.router.dispatch import Dispatcher
@@ -36,7 +35,7 @@ async def router(
     """A serving router. ``registry`` and ``clock`` replace the real ones in tests."""
     async with AsyncExitStack() as stack:
         if registry is None:
-            channel = grpc.aio.insecure_channel(settings.registry, options=CHANNEL_OPTIONS)
+            channel = open_channel(settings.registry)
             registry = RegistryClient(await stack.enter_async_context(channel))
         fleet = Fleet(router=settings.name, lease_s=settings.lease_s, clock=clock, now=lambda: datetime.now(UTC))
         memory = RequestMemory(clock=clock)

@@ -1,0 +1,94 @@
+"""A call through open_channel carries the caller's trace, and can still be cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import format_trace_id
+
+from looksmith.v1 import brand_pb2, brand_pb2_grpc
+from looksmith.v1 import registry_pb2 as pb
+from looksmith.v1 import registry_pb2_grpc as rpc
+from services.chassis.channel import open_channel
+
+
+class Registry(rpc.AdapterRegistryServiceServicer):
+    """Serves three calls, one of each kind; the other ones nobody makes."""
+
+    def __init__(self) -> None:
+        self.traces: list[str] = []
+        self.cancelled = asyncio.Event()
+
+    def _note(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        metadata = dict(context.invocation_metadata() or ())
+        self.traces.append(str(metadata["traceparent"]).split("-")[1])
+
+    async def GetAdapter(
+        self, request: pb.GetAdapterRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetAdapterResponse:
+        self._note(context)
+        return pb.GetAdapterResponse()
+
+    async def DownloadAdapter(
+        self, request: pb.DownloadAdapterRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.DownloadAdapterResponse]:
+        self._note(context)
+        yield pb.DownloadAdapterResponse(chunk=b"x")
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+    async def PublishAdapter(
+        self, request: AsyncIterator[pb.PublishAdapterRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.PublishAdapterResponse:
+        self._note(context)
+        return pb.PublishAdapterResponse(already_existed=bool([part async for part in request]))
+
+
+@asynccontextmanager
+async def serving(registry: Registry) -> AsyncIterator[grpc.aio.Channel]:
+    server = grpc.aio.server()
+    rpc.add_AdapterRegistryServiceServicer_to_server(registry, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with open_channel(f"127.0.0.1:{port}") as channel:
+            yield channel
+    finally:
+        await server.stop(0)
+
+
+async def parts() -> AsyncIterator[pb.PublishAdapterRequest]:
+    yield pb.PublishAdapterRequest(chunk=b"x")
+
+
+async def test_every_kind_of_call_carries_the_trace() -> None:
+    registry = Registry()  # type: ignore[abstract]  # the others nobody calls
+    tracer = TracerProvider().get_tracer("test")
+    async with serving(registry) as channel:
+        stub = rpc.AdapterRegistryServiceStub(channel)
+        with tracer.start_as_current_span("caller") as span:
+            await stub.GetAdapter(pb.GetAdapterRequest())
+            call = stub.DownloadAdapter(pb.DownloadAdapterRequest())
+            assert [await anext(aiter(call))]
+            call.cancel()
+            assert (await stub.PublishAdapter(parts())).already_existed
+        await asyncio.wait_for(registry.cancelled.wait(), 2)
+    assert registry.traces == [format_trace_id(span.get_span_context().trace_id)] * 3
+
+
+async def test_a_refusal_arrives_as_it_was_sent() -> None:
+    async with serving(Registry()) as channel:  # type: ignore[abstract]  # likewise
+        try:
+            await brand_pb2_grpc.BrandServiceStub(channel).GetBrand(brand_pb2.GetBrandRequest())
+        except grpc.aio.AioRpcError as error:
+            assert error.code() is grpc.StatusCode.UNIMPLEMENTED  # noqa: PT017  # the code is the point
+        else:
+            raise AssertionError("nobody serves brands here")
