@@ -661,6 +661,7 @@ class Finished(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     GPU_SECONDS_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Name of the worker that finished it."""
     engine: _builtins.str
@@ -685,6 +686,10 @@ class Finished(_message.Message):
     def timings(self) -> Global___Timings:
         """Where the time went."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the worker let pass though the caller should know, one sentence each: such as words beyond the prompt's limit."""
+
     def __init__(
         self,
         *,
@@ -698,10 +703,11 @@ class Finished(_message.Message):
         timings: Global___Timings | None = ...,
         gpu_seconds: _builtins.float = ...,
         attempts: _builtins.int = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "attempts", b"attempts", "base_digest", b"base_digest", "engine", b"engine", "final_prompt", b"final_prompt", "gpu_seconds", b"gpu_seconds", "recipe", b"recipe", "recipe_digest", b"recipe_digest", "timings", b"timings", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "attempts", b"attempts", "base_digest", b"base_digest", "engine", b"engine", "final_prompt", b"final_prompt", "gpu_seconds", b"gpu_seconds", "recipe", b"recipe", "recipe_digest", b"recipe_digest", "timings", b"timings", "warnings", b"warnings", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
