@@ -6,7 +6,7 @@ READY := .venv/.ready
 PROTOS := $(wildcard protos/looksmith/*/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos lint test demo up studio constraints
+.PHONY: help setup protos lint test demo up docs studio constraints
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r target doc; do printf '%-12s %s\n' "$$target" "$$doc"; done
@@ -44,6 +44,9 @@ demo: $(READY)  ## publish four brands, place them, paint them, see where the ti
 
 up: $(READY)  ## run the local stack until Ctrl-C
 	$(BIN)/looksmith up
+
+docs: $(READY)  ## write the pages that are tables of what the code says
+	$(BIN)/python -m docs.generate
 
 studio: $(READY)  ## rebuild the studio model from its last finished stage (hours on a CPU)
 	$(BIN)/python -m models.studio

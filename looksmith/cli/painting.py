@@ -121,5 +121,5 @@ def _tell(painting: Painting, files: list[Path]) -> None:
         f"swap {done.timings.swap_visible.ToMilliseconds()} ms visible, "
         f"denoise {done.timings.denoise.ToMilliseconds()} ms, total {done.timings.total.ToMilliseconds()} ms"
     )
-    for warning in (*painting.accepted.warnings, *done.warnings):
+    for warning in dict.fromkeys((*painting.accepted.warnings, *done.warnings)):
         out.print(f"[yellow]note:[/] {warning}")

@@ -106,7 +106,7 @@ class WorkerRegistration(_message.Message):
     speed: _builtins.float
     """Declared speed relative to other workers, fixed for its lifetime; the weight of consistent hashing. 0: 1."""
     engine: _builtins.str
-    """Engine that paints: "reference", "bank" or "timed"."""
+    """Engine that paints: "reference", "bank", "timed" or "fake"."""
     device: _builtins.str
     """Device: "cpu", or what CUDA calls it."""
     max_rows: _builtins.int

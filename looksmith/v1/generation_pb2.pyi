@@ -665,7 +665,7 @@ class Finished(_message.Message):
     worker: _builtins.str
     """Name of the worker that finished it."""
     engine: _builtins.str
-    """Engine that painted: "reference", "bank" or "timed"."""
+    """Engine that painted: "reference", "bank", "timed" or "fake"."""
     base_digest: _builtins.str
     """Digest of the base."""
     recipe: _builtins.str

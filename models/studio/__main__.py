@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from models.studio import distill, files, judge, tokenizer, train_base, train_brand, train_vae
+from models.studio import distill, files, judge, module_table, tokenizer, train_base, train_brand, train_vae
 from models.studio.files import STUDIO
 
 
@@ -22,6 +22,7 @@ STAGES: list[tuple[str, Path, Callable[[], None]]] = [
     ("tokenizer", STUDIO / "base" / "tokenizer", tokenizer.save),
     ("vae", STUDIO / "base" / "vae", train_vae.train),
     ("base", STUDIO / "base" / "unet", train_base.train),
+    ("module-table", module_table.FILE, module_table.write),
     ("judge", judge.FILE, judge.train),
     ("distill", distill.FOLDER, distill.train),
     *(brand_stage(adapter) for adapter in train_brand.ADAPTERS),
@@ -37,7 +38,7 @@ def main() -> None:
     names = [name for name, *_ in STAGES]
     for name, output, train in STAGES:
         if output.exists() and (first is None or names.index(name) < names.index(first)):
-            print(f"{name}: there ({output.relative_to(STUDIO)})")
+            print(f"{name}: there ({output.name})")
             continue
         train()
     files.write_manifest()

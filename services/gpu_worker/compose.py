@@ -1,0 +1,131 @@
+"""Puts a worker together from its settings. The only place that constructs its parts."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from looksmith.nouns import Tier
+from looksmith.v1 import generation_pb2_grpc as rpc
+from services.chassis.channel import open_channel
+from services.chassis.server import RunningServer, ServedApi, grpc_server
+from services.gpu_worker import telemetry
+from services.gpu_worker.clock import Clock, steady_clock
+from services.gpu_worker.disk_cache import DiskCache
+from services.gpu_worker.engine.fake import FakeEngine
+from services.gpu_worker.engine.protocol import Engine
+from services.gpu_worker.engine.recipe import read_recipe
+from services.gpu_worker.engine_thread import EngineThread
+from services.gpu_worker.generation import Generation
+from services.gpu_worker.painter import Painter
+from services.gpu_worker.ports import Registry
+from services.gpu_worker.servicer import ImageGenerationServicer
+from services.gpu_worker.session import RouterSession
+from services.gpu_worker.settings import WorkerSettings
+from services.gpu_worker.settlement import Settler
+from services.gpu_worker.tiers import AdapterTiers
+from services.registry.client import RegistryClient
+from services.router.client import FleetClient, Registration
+
+GENERATION = "looksmith.v1.ImageGenerationService"
+
+#: The fake engine has no weights, so that its recipes' digests are those of none.
+_NO_WEIGHTS = "0" * 64
+
+
+@asynccontextmanager
+async def gpu_worker(
+    settings: WorkerSettings, *, registry: Registry | None = None, engine: Engine | None = None
+) -> AsyncIterator[RunningServer]:
+    """A worker that serves and reports from entry to exit. ``registry`` and ``engine`` replace the real ones in tests.
+
+    It listens once its engine is loaded and warm, so that health is SERVING from the first answer on.
+
+    Raises:
+        RecipeError: a recipe can't be used; the message names the file and the key.
+    """
+    clock = steady_clock()
+    async with AsyncExitStack() as stack:
+        if registry is None:
+            channel = open_channel(settings.registry)
+            registry = RegistryClient(await stack.enter_async_context(channel))
+        engine = engine or make_engine(settings, clock)
+        thread = await stack.enter_async_context(EngineThread(engine))
+        tiers = AdapterTiers(
+            disk=DiskCache(settings.disk_cache, limit_bytes=settings.disk_cache_bytes),
+            registry=registry,
+            engine_thread=thread,
+            host_bytes=settings.host_bytes,
+            slots=settings.device_slots,
+            clock=clock,
+        )
+        await stack.enter_async_context(tiers.running())
+        painter = Painter(
+            name=settings.name, engine_thread=thread, tiers=tiers, max_queued=settings.max_queued, clock=clock
+        )
+        await stack.enter_async_context(painter.running())
+        telemetry.observe(painter, tiers)
+        generation = Generation(
+            worker=settings.name,
+            engine=engine.name,
+            settler=Settler(registry=registry, recipes=engine.recipes, dropped_words=engine.dropped_words),
+            painter=painter,
+            tier_of=lambda digest: tiers.residency().get(digest, Tier.STORE),
+            clock=clock,
+            new_id=lambda: uuid.uuid4().hex,
+        )
+        servicer = ImageGenerationServicer(generation=generation, new_request_id=lambda: uuid.uuid4().hex)
+        api = ServedApi(GENERATION, lambda server: rpc.add_ImageGenerationServiceServicer_to_server(servicer, server))
+        server = await stack.enter_async_context(
+            grpc_server(settings, [api], span_names={f"/{GENERATION}/Generate": "worker.generate"})
+        )
+        registration = Registration(
+            name=settings.name,
+            incarnation=uuid.uuid4().hex,
+            address=settings.advertise or server.address,
+            recipes=tuple(engine.recipes),
+            engine=engine.name,
+            device=engine.device,
+            speed=settings.speed,
+            max_rows=engine.max_rows,
+        )
+        for address in settings.routers:
+            session = RouterSession(
+                address=address,
+                registration=registration,
+                painter=painter,
+                tiers=tiers,
+                connect=FleetClient.connect,
+                jitter=random.random,
+            )
+            await stack.enter_async_context(_kept_up(session))
+        yield server
+
+
+def make_engine(settings: WorkerSettings, clock: Clock) -> Engine:
+    """The engine that the settings name.
+
+    Raises:
+        RecipeError: a recipe can't be used.
+    """
+    recipes = [read_recipe(Path(recipe)) for recipe in settings.recipes]
+    if settings.engine == "fake":
+        return FakeEngine([r.facts(base_digest=_NO_WEIGHTS, distill_digest="") for r in recipes], clock=clock)
+    # Here and not above: a worker with another engine starts without torch, and torch reads its threads on import.
+    from services.gpu_worker.engine.reference import ReferenceEngine  # noqa: PLC0415
+
+    return ReferenceEngine(recipes, device=settings.device, threads=settings.threads, clock=clock)
+
+
+@asynccontextmanager
+async def _kept_up(session: RouterSession) -> AsyncIterator[None]:
+    task = asyncio.create_task(session.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,9 @@
+"""What paints. The only part of Looksmith that imports torch; the rest of the worker speaks to its Protocol.
+
+protocol   jobs in, events out: the words that engine and worker share
+recipe     base, distillation, sampler and steps, from a TOML file
+fake       an engine without torch, under the same contract tests
+base       loads a recipe's base, fuses its distillation
+adapters   a LoRA file in any dialect as tensors under diffusers' names
+reference  diffusers and peft, one job at a time: what every other engine must equal
+"""

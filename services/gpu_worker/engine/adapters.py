@@ -1,0 +1,123 @@
+"""A LoRA file in any dialect as the tensors and the LoraConfig that diffusers takes. Knows nothing about a device.
+
+Every dialect goes this one way: looksmith.lora says which tensors adapt which layer, at what rank and alpha, and
+diffusers is handed its own names with a complete config. Left to read files itself, it guesses alpha for a packed peft
+folder and looks for suffixes and prefixes in names; here each module is spelled out, and counted once it is in place.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers import StableDiffusionPipeline
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from looksmith.lora import LoraModule, ModuleTable, read_modules
+
+COMPONENTS = ("unet", "text_encoder")
+
+
+@dataclass(frozen=True)
+class LoraTensors:
+    """A file's modules, and A [rank, in, ...] and B [out, rank, ...] by diffusers' names, in the file's own dtype."""
+
+    modules: tuple[LoraModule, ...]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def read_lora(path: Path, table: ModuleTable) -> LoraTensors:
+    """Reads a file whose digest has been checked.
+
+    Raises:
+        LoraError: it does not fit the base that ``table`` describes.
+    """
+    modules = read_modules(path, table)
+    tensors: dict[str, Tensor] = {}
+    with safe_open(path, framework="pt") as file:
+        for module in modules:
+            tensors[f"{module.name}.lora_A.weight"] = file.get_tensor(module.down)
+            tensors[f"{module.name}.lora_B.weight"] = file.get_tensor(module.up)
+    return LoraTensors(modules, tensors)
+
+
+def add_lora(pipe: StableDiffusionPipeline, name: str, lora: LoraTensors) -> None:
+    """Adds an adapter to the pipeline's models under ``name``.
+
+    Raises:
+        RuntimeError: not every module took it; none keeps it then.
+    """
+    loaders: dict[str, Callable[..., None]] = {
+        "unet": pipe.load_lora_into_unet,
+        "text_encoder": pipe.load_lora_into_text_encoder,
+    }
+    for component in COMPONENTS:
+        modules = tuple(module for module in lora.modules if module.component == component)
+        if not modules:
+            continue
+        model: nn.Module = getattr(pipe, component)
+        paths = {module.path: _path_in(model, module.path) for module in modules}
+        tensors = {
+            f"{component}.{paths[module.path]}.{half}.weight": lora.tensors[f"{module.name}.{half}.weight"]
+            for module in modules
+            for half in ("lora_A", "lora_B")
+        }
+        config = {f"{component}.{key}": value for key, value in _lora_config(modules, paths).items()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are the point
+            loaders[component](
+                tensors,
+                network_alphas=None,
+                adapter_name=name,
+                metadata=config,
+                low_cpu_mem_usage=True,
+                _pipeline=pipe,
+                **{component: model},
+            )
+        if (count := _layers_with(model, name)) != len(modules):
+            remove_lora(pipe, name)
+            raise RuntimeError(f"{count} of {len(modules)} modules of {component} took adapter {name}")
+
+
+def remove_lora(pipe: StableDiffusionPipeline, name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Adapter .* was active which is now deleted")  # it is bound no more
+        pipe.delete_adapters(name)
+
+
+def _path_in(model: nn.Module, path: str) -> str:
+    """A table's path as the loaded model has it: from version 5 on, transformers' CLIP has no ``text_model``."""
+    return path if hasattr(model, "text_model") else path.removeprefix("text_model.")
+
+
+def _lora_config(modules: tuple[LoraModule, ...], paths: Mapping[str, str]) -> dict[str, Any]:
+    """Arguments of LoraConfig: the commonest rank and alpha, and patterns for modules with others.
+
+    Patterns only for these, since peft tries every pattern on every module.
+    """
+    (rank, _), *_ = Counter(module.rank for module in modules).most_common(1)
+    (alpha, _), *_ = Counter(module.alpha for module in modules).most_common(1)
+    pattern = {path: f"^{re.escape(inside)}" for path, inside in paths.items()}  # peft matches it as a regex
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {pattern[m.path]: m.rank for m in modules if m.rank != rank},
+        "alpha_pattern": {pattern[m.path]: m.alpha for m in modules if m.alpha != alpha},
+        "target_modules": sorted(paths.values()),
+    }
+
+
+def _layers_with(model: nn.Module, name: str) -> int:
+    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    return sum(name in getattr(layer, "lora_A", ()) for layer in layers)

@@ -1,0 +1,210 @@
+"""The words between a worker and what paints: jobs in, events out, adapters named by the digest of their file.
+
+Knows nothing about torch, gRPC or where adapters come from; FakeEngine stands beside it in fake.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from services.chassis.painting import RecipeFacts
+
+
+class Stage(StrEnum):
+    """A part of a job whose time is measured; the values name its spans."""
+
+    FETCH = "fetch"
+    VERIFY = "verify"
+    COMPILE = "compile"
+    COPY = "copy"
+    BIND = "bind"
+    PROMPT_ENCODE = "prompt.encode"
+    DENOISE = "denoise"
+    VAE_DECODE = "vae.decode"
+    IMAGE_ENCODE = "image.encode"
+
+
+@dataclass(frozen=True)
+class HostAdapter:
+    """A file in the form that the engine copies to its device. Only the engine that read it looks into ``payload``."""
+
+    digest: str
+    size_bytes: int
+    payload: object = field(repr=False)
+
+
+@dataclass(frozen=True)
+class WeightedAdapter:
+    digest: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """One picture of a job: its index among the request's images, and its own seed."""
+
+    image: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class EngineJob:
+    """What to paint, with nothing left open. Its adapters are on the device before it starts."""
+
+    id: str
+    brand: str
+    recipe: str
+    prompt: str
+    negative_prompt: str
+    adapters: tuple[WeightedAdapter, ...]
+    images: tuple[ImageTask, ...]
+    width: int
+    height: int
+    steps: int
+    guidance: float  # up to 1: none
+    preview_every: int = 0  # steps; 0: no previews
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A picture: RGB, 8 bits a channel, row by row."""
+
+    width: int
+    height: int
+    rgb: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class StageDone:
+    """A stage of a job, from ``start_ns`` to ``end_ns`` of the worker's clock."""
+
+    job: str
+    stage: Stage
+    start_ns: int
+    end_ns: int
+    steps: int = 0  # of DENOISE
+    batch: int = 0  # of DENOISE: rows of its largest batch
+
+
+@dataclass(frozen=True)
+class StepDone:
+    job: str
+    image: int
+    step: int
+    steps: int
+    batch_rows: int
+
+
+@dataclass(frozen=True)
+class PreviewReady:
+    job: str
+    image: int
+    step: int
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class ImageReady:
+    job: str
+    image: int
+    seed: int
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class JobDone:
+    """The last event of a job. ``gpu_seconds`` are those of the device that the job is charged for."""
+
+    job: str
+    gpu_seconds: float
+
+
+@dataclass(frozen=True)
+class JobFailed:
+    """The last event of a job that went wrong; the engine goes on with others."""
+
+    job: str
+    error: Exception
+
+
+Event = StageDone | StepDone | PreviewReady | ImageReady | JobDone | JobFailed
+
+
+class AdapterNotPlaced(LookupError):
+    """A job names an adapter that is not on the device: a bug of the caller."""
+
+
+class Engine(Protocol):
+    """Paints jobs in small units of work, so that others join, are cancelled and get their adapters in between.
+
+    All methods but ``read`` and ``dropped_words`` are called on one thread, the one that called ``load``.
+    """
+
+    @property
+    def name(self) -> str:
+        """What replies call it: "reference", "bank", "timed" or "fake"."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it paints: "cpu", or what CUDA calls the device."""
+        ...
+
+    @property
+    def max_rows(self) -> int:
+        """Rows of its largest batch."""
+        ...
+
+    @property
+    def max_jobs(self) -> int:
+        """Jobs that it runs at once."""
+        ...
+
+    @property
+    def recipes(self) -> Sequence[RecipeFacts]:
+        """What it can paint with; known once it is loaded."""
+        ...
+
+    def load(self) -> None:
+        """Loads the base and paints once, so that the first job finds everything warm."""
+        ...
+
+    def dropped_words(self, prompt: str) -> str:
+        """The end of a prompt that the text encoder would not see; empty if it sees all. Any thread may call."""
+        ...
+
+    def read(self, path: Path, digest: str) -> HostAdapter:
+        """Reads an adapter's file into host memory, at most as many bytes as the file has. Any thread may call.
+
+        Raises:
+            LoraError: the file does not fit the base.
+        """
+        ...
+
+    def place(self, adapter: HostAdapter) -> None:
+        """Copies an adapter to the device. Placing it again changes nothing."""
+        ...
+
+    def evict(self, digest: str) -> None:
+        """Removes an adapter from the device. One that is not there changes nothing; none that runs may be named."""
+        ...
+
+    def start(self, job: EngineJob) -> None:
+        """Takes a job; ``tick`` then works on it. Never called with ``max_jobs`` running.
+
+        Raises:
+            AdapterNotPlaced: one of its adapters is not on the device.
+        """
+        ...
+
+    def stop(self, job: str) -> None:
+        """Drops a job: no later tick works on it or reports of it. One that has ended changes nothing."""
+        ...
+
+    def tick(self) -> Sequence[Event]:
+        """Does one unit of work for what runs, at most one denoising step. Empty when nothing runs."""
+        ...

@@ -1,0 +1,243 @@
+"""Paints with diffusers and peft, one job at a time, exactly as StableDiffusionPipeline would.
+
+Its loop is the pipeline's own, cut into single steps so that progress streams and a cancelled job ends within one.
+Every other engine is measured against it; what adapters are on the device is decided by its caller.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from looksmith.lora import ModuleTable, table_from_folder
+from services.chassis.painting import RecipeFacts
+from services.gpu_worker.clock import Clock
+from services.gpu_worker.engine.adapters import COMPONENTS, LoraTensors, add_lora, read_lora, remove_lora
+from services.gpu_worker.engine.base import load_base, new_scheduler
+from services.gpu_worker.engine.protocol import (
+    AdapterNotPlaced,
+    EngineJob,
+    Event,
+    HostAdapter,
+    ImageReady,
+    ImageTask,
+    JobDone,
+    JobFailed,
+    Pixels,
+    PreviewReady,
+    Stage,
+    StageDone,
+    StepDone,
+    WeightedAdapter,
+)
+from services.gpu_worker.engine.recipe import Recipe, RecipeError
+
+_WARM_UP = "warm-up"
+
+
+class ReferenceEngine:
+    """The base of its recipes, which must be one and the same, with peft layers for the adapters in it."""
+
+    name = "reference"
+    max_rows = 1
+    max_jobs = 1
+
+    def __init__(self, recipes: Sequence[Recipe], *, device: str, threads: int, clock: Clock) -> None:
+        first = recipes[0]
+        for other in recipes[1:]:
+            if (other.base.resolve(), other.distill, other.dtype) != (
+                first.base.resolve(),
+                first.distill,
+                first.dtype,
+            ):
+                raise RecipeError(other.file, "base", f"differs from that of {first.file}; a worker serves one base")
+        self._recipes = {recipe.name: recipe for recipe in recipes}
+        self._device = torch.device(device)
+        self._threads = threads
+        self._clock = clock
+        self._facts: tuple[RecipeFacts, ...] = ()
+        self._pipe: StableDiffusionPipeline
+        self._tokens: CLIPTokenizer
+        self._tokens_lock = threading.Lock()
+        self._table: ModuleTable
+        self._placed: set[str] = set()
+        self._bound: tuple[WeightedAdapter, ...] | None = None  # None: not known
+        self._running: tuple[EngineJob, Iterator[list[Event]]] | None = None
+        self._busy_ns = 0
+
+    @property
+    def device(self) -> str:
+        return torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else self._device.type
+
+    @property
+    def recipes(self) -> Sequence[RecipeFacts]:
+        return self._facts
+
+    def load(self) -> None:
+        if self._threads:
+            torch.set_num_threads(self._threads)
+        facts = tuple(recipe.weighed() for recipe in self._recipes.values())
+        recipe = next(iter(self._recipes.values()))
+        self._pipe = load_base(recipe, self._device)
+        # A tokenizer of its own for questions from other threads: one call's truncation would show in another's.
+        self._tokens = CLIPTokenizer.from_pretrained(recipe.base / "tokenizer", local_files_only=True)
+        self._table = table_from_folder(recipe.base, family=recipe.family, digest=facts[0].base_digest)
+        self._facts = facts
+        for each in facts:
+            width, height = each.sizes[0]
+            task = (ImageTask(0, 0),)
+            self.start(EngineJob(_WARM_UP, "", each.name, "a", "", (), task, width, height, min(each.steps), 0.0))
+            while events := self.tick():
+                for event in events:
+                    if isinstance(event, JobFailed):
+                        raise event.error
+
+    def dropped_words(self, prompt: str) -> str:
+        with self._tokens_lock:
+            ids: list[int] = self._tokens(prompt, verbose=False).input_ids
+            limit = int(self._tokens.model_max_length)
+            return str(self._tokens.decode(ids[limit - 1 : -1])) if len(ids) > limit else ""
+
+    def read(self, path: Path, digest: str) -> HostAdapter:
+        lora = read_lora(path, self._table)
+        return HostAdapter(digest, lora.size_bytes, lora)
+
+    def place(self, adapter: HostAdapter) -> None:
+        if adapter.digest in self._placed:
+            return
+        if not isinstance(adapter.payload, LoraTensors):
+            raise TypeError("the adapter was read by another engine")
+        self._bound = None  # loading makes the new adapter the active one
+        add_lora(self._pipe, adapter.digest, adapter.payload)
+        self._placed.add(adapter.digest)
+
+    def evict(self, digest: str) -> None:
+        if digest in self._placed:
+            self._bound = None
+            remove_lora(self._pipe, digest)
+            self._placed.remove(digest)
+
+    def start(self, job: EngineJob) -> None:
+        for adapter in job.adapters:
+            if adapter.digest not in self._placed:
+                raise AdapterNotPlaced(adapter.digest)
+        self._running = (job, self._paint(job))
+        self._busy_ns = 0
+
+    def stop(self, job: str) -> None:
+        if self._running and self._running[0].id == job:
+            self._running = None
+
+    @torch.inference_mode()
+    def tick(self) -> Sequence[Event]:
+        if self._running is None:
+            return ()
+        job, work = self._running
+        began = self._clock()
+        try:
+            if events := next(work, None):
+                return events
+            self._running = None
+            return [JobDone(job.id, self._busy_ns / 1e9)]
+        except Exception as error:  # noqa: BLE001  # whatever torch raises ends this job, not the worker
+            self._running = None
+            return [JobFailed(job.id, error)]
+        finally:
+            self._busy_ns += self._clock() - began
+
+    def _bind(self, adapters: tuple[WeightedAdapter, ...]) -> None:
+        """Makes exactly these adapters act, at their weights."""
+        if self._bound == adapters:
+            return
+        for component in COMPONENTS:
+            for layer in getattr(self._pipe, component).modules():
+                if isinstance(layer, BaseTunerLayer):
+                    layer.enable_adapters(bool(adapters))
+        if adapters:
+            self._pipe.set_adapters([a.digest for a in adapters], [a.weight for a in adapters])
+        self._bound = adapters
+
+    def _paint(self, job: EngineJob) -> Iterator[list[Event]]:
+        """One list of events a unit of work; the words of the pipeline's ``__call__`` where it does the same."""
+        recipe, pipe = self._recipes[job.recipe], self._pipe
+        guided = job.guidance > 1
+        # 1. Bind the adapters
+        began = self._clock()
+        self._bind(job.adapters)
+        bound = self._clock()
+        # 2. Encode the prompt, once for all images
+        embeds, negative_embeds = pipe.encode_prompt(
+            job.prompt, self._device, 1, guided, job.negative_prompt if guided else None
+        )
+        if guided:
+            embeds = torch.cat([negative_embeds, embeds])
+        yield [
+            StageDone(job.id, Stage.BIND, began, bound),
+            StageDone(job.id, Stage.PROMPT_ENCODE, bound, self._now()),
+        ]
+        for task in job.images:
+            # 3. Draw the noise: on the CPU, so that every device paints the same picture
+            started = self._now()
+            generator = torch.Generator("cpu").manual_seed(task.seed)
+            pipe.scheduler = scheduler = new_scheduler(recipe)
+            scheduler.set_timesteps(job.steps, device=self._device)
+            channels = pipe.unet.config.in_channels
+            latents = pipe.prepare_latents(1, channels, job.height, job.width, embeds.dtype, self._device, generator)
+            extra = pipe.prepare_extra_step_kwargs(generator, recipe.sampler.eta)
+            # 4. Denoise
+            for step, t in enumerate(scheduler.timesteps, start=1):
+                self._bind(job.adapters)  # others may have been placed since the last step
+                rows = torch.cat([latents] * 2) if guided else latents
+                noise = pipe.unet(
+                    scheduler.scale_model_input(rows, t), t, encoder_hidden_states=embeds, return_dict=False
+                )[0]
+                if guided:
+                    without, asked = noise.chunk(2)
+                    noise = without + job.guidance * (asked - without)
+                made = scheduler.step(noise, t, latents, **extra)
+                latents = made.prev_sample
+                self._now()
+                events: list[Event] = [StepDone(job.id, task.image, step, job.steps, len(rows))]
+                if job.preview_every and step % job.preview_every == 0 and step < job.steps:
+                    events.append(PreviewReady(job.id, task.image, step, self._decode(_estimate(made), generator)))
+                yield events
+            # 5. Decode
+            denoised = self._now()
+            pixels = self._decode(latents, generator)
+            yield [
+                StageDone(job.id, Stage.DENOISE, started, denoised, steps=job.steps, batch=len(rows)),
+                StageDone(job.id, Stage.VAE_DECODE, denoised, self._now()),
+                ImageReady(job.id, task.image, task.seed, pixels),
+            ]
+
+    def _decode(self, latents: Tensor, generator: torch.Generator) -> Pixels:
+        """Latents [1, c, h, w] as the picture that the pipeline would return."""
+        vae = self._pipe.vae
+        image = vae.decode(latents / vae.config.scaling_factor, return_dict=False, generator=generator)[0]
+        drawn = self._pipe.image_processor.postprocess(image, output_type="np")[0]
+        height, width, _ = drawn.shape
+        return Pixels(width, height, (drawn * 255).round().astype(np.uint8).tobytes())
+
+    def _now(self) -> int:
+        """The time once the device has done what it was told."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return self._clock()
+
+
+def _estimate(made: object) -> Tensor:
+    """What a step thinks the end will be, where its sampler says; else where it stands."""
+    for name in ("pred_original_sample", "denoised"):
+        estimate = getattr(made, name, None)
+        if isinstance(estimate, Tensor):
+            return estimate
+    latents: Tensor = made.prev_sample  # type: ignore[attr-defined]  # every sampler's output has it
+    return latents

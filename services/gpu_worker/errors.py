@@ -1,0 +1,90 @@
+"""What a worker refuses, one class a reason. Knows nothing about how it is noticed.
+
+NotFound            RecipeNotServed
+ResourceExhausted   WorkerFull, DiskCacheFull
+Unavailable         WorkerDraining
+FailedPrecondition  AdapterUnusable
+DataLoss            DigestMismatch
+AlreadyExists       RequestIdReused
+Aborted             Superseded
+InvalidField        PromptTooLong
+"""
+
+from __future__ import annotations
+
+from services.chassis.errors import (
+    Aborted,
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    InvalidField,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+
+
+class RecipeNotServed(NotFound):
+    reason = "RECIPE_NOT_FOUND"
+
+    def __init__(self, recipe: str, served: list[str]) -> None:
+        super().__init__(f"recipe {recipe} is not served here; {', '.join(served)} is")
+
+
+class WorkerFull(ResourceExhausted):
+    reason = "WORKER_FULL"
+
+    def __init__(self, waiting: int, retry_after_s: float) -> None:
+        super().__init__(f"{waiting} jobs are waiting already", retry_after_s=retry_after_s)
+
+
+class WorkerDraining(Unavailable):
+    reason = "WORKER_DRAINING"
+
+    def __init__(self, worker: str) -> None:
+        super().__init__(f"worker {worker} finishes its jobs and takes no more", retry_after_s=1.0)
+
+
+class DiskCacheFull(ResourceExhausted):
+    reason = "DISK_CACHE_FULL"
+
+    def __init__(self, digest: str, limit: int) -> None:
+        super().__init__(f"adapter {digest[:12]} does not fit beside those in use into {limit} bytes of disk cache")
+
+
+class AdapterUnusable(FailedPrecondition):
+    reason = "ADAPTER_UNUSABLE"
+
+    def __init__(self, digest: str, problem: str) -> None:
+        super().__init__(f"adapter {digest[:12]} can't be used: {problem}", metadata={"digest": digest})
+
+
+class DigestMismatch(DataLoss):
+    reason = "DIGEST_MISMATCH"
+
+    def __init__(self, digest: str, found: str) -> None:
+        super().__init__(
+            f"the bytes that came for adapter {digest[:12]} have the digest {found[:12]}",
+            metadata={"digest": digest, "found": found},
+        )
+
+
+class RequestIdReused(AlreadyExists):
+    reason = "REQUEST_ID_REUSED"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"request_id {request_id!r} stands for a request of other content that is being painted")
+
+
+class Superseded(Aborted):
+    reason = "SUPERSEDED"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"a retry of request_id {request_id!r} has taken over")
+
+
+class PromptTooLong(InvalidField):
+    def __init__(self, beyond: str) -> None:
+        super().__init__(
+            "prompt", f"the text encoder would not see its end: {beyond[:200]!r}", reason="PROMPT_TOO_LONG"
+        )

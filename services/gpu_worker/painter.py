@@ -1,0 +1,308 @@
+"""Runs jobs: keeps them in their queue while their adapters come, starts them in turn, hands out what the engine says.
+
+Decides nothing about requests and sends nothing; who asked, and in what form the answer goes out, is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import structlog
+
+from services.chassis.errors import Internal, LooksmithError
+from services.gpu_worker.clock import Clock, seconds
+from services.gpu_worker.costs import MeasuredCosts, Work
+from services.gpu_worker.engine.protocol import (
+    EngineJob,
+    Event,
+    ImageReady,
+    JobDone,
+    JobFailed,
+    PreviewReady,
+    Stage,
+    StageDone,
+    StepDone,
+)
+from services.gpu_worker.engine_thread import EngineThread
+from services.gpu_worker.errors import WorkerDraining
+from services.gpu_worker.queue import FairQueue
+from services.gpu_worker.swap import StageTime, SwapReport, swap_report
+from services.gpu_worker.tiers import AdapterTiers, Lease
+
+log = structlog.get_logger()
+
+_LEAST_RETRY_S = 0.1
+_ERRORS_KEPT = 10
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The job's adapters act: its swap is over."""
+
+    swap: SwapReport
+    wait_start_ns: int
+    wait_end_ns: int
+
+
+#: What a job tells, in this order: Bound, then per image stages, steps, previews and the image, then JobDone.
+JobEvent = Bound | StageDone | StepDone | PreviewReady | ImageReady | JobDone
+
+
+@dataclass(frozen=True)
+class Painting:
+    """A job's events, and a way to end it early with an error, which its reader gets."""
+
+    events: AsyncIterator[JobEvent]
+    give_up: Callable[[LooksmithError], None]
+
+
+@dataclass(frozen=True)
+class Booked:
+    """What one router has under way here."""
+
+    router: str
+    gpu_seconds: float
+    last_request_id: str
+
+
+@dataclass(frozen=True)
+class Mishap:
+    time: datetime
+    reason: str
+    message: str
+
+
+@dataclass(eq=False)
+class _Job:
+    engine_job: EngineJob
+    router: str
+    lease: Lease
+    arrived_ns: int
+    # Unbounded, and yet bounded: a job has a fixed number of events, and the engine must not wait for a slow reader.
+    events: asyncio.Queue[Event | Bound] = field(default_factory=asyncio.Queue)
+    bringing: asyncio.Task[None] | None = None
+    ready: bool = False
+    over: bool = False
+    turn_ns: int = 0
+    denoise_s: float = 0.0
+
+    @property
+    def work(self) -> Work:
+        job = self.engine_job
+        return Work(job.recipe, job.width, job.height, job.steps, len(job.images))
+
+
+class Painter:
+    """Jobs of one engine. At most one is staged: its adapters are on the device while it waits for room."""
+
+    def __init__(
+        self, *, name: str, engine_thread: EngineThread, tiers: AdapterTiers, max_queued: int, clock: Clock
+    ) -> None:
+        self.costs = MeasuredCosts()
+        self.mishaps: deque[Mishap] = deque(maxlen=_ERRORS_KEPT)  # newest first
+        self._name, self._thread, self._tiers, self._clock = name, engine_thread, tiers, clock
+        self._queue: FairQueue[_Job] = FairQueue(limit=max_queued)
+        self._jobs: dict[str, _Job] = {}  # all that have not ended
+        self._running: set[str] = set()
+        self._last_request: dict[str, str] = {}
+        self._room_since_ns = clock()
+        self._changed = asyncio.Event()  # a job became ready, or there is room
+        self._draining = False
+        engine_thread.listen(self._on_events, self._on_failure)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Painter]:
+        stager = asyncio.create_task(self._start_jobs())
+        try:
+            yield self
+        finally:
+            stager.cancel()
+            with suppress(asyncio.CancelledError):
+                await stager
+
+    # How it is
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @property
+    def running_jobs(self) -> int:
+        return len(self._running)
+
+    @property
+    def queued_jobs(self) -> int:
+        return len(self._jobs) - len(self._running)
+
+    def booked(self) -> tuple[Booked, ...]:
+        seconds_of = dict.fromkeys(self._last_request, 0.0)
+        for job in self._jobs.values():
+            if job.router:
+                seconds_of[job.router] += self.costs.estimate_s(job.work)
+        return tuple(Booked(router, s, self._last_request[router]) for router, s in seconds_of.items())
+
+    def drain(self) -> None:
+        """Takes no more jobs; those that are here are finished."""
+        self._draining = True
+
+    # A job's life
+
+    @asynccontextmanager
+    async def painting(
+        self, engine_job: EngineJob, *, router: str = "", request_id: str = "", left_s: float | None = None
+    ) -> AsyncIterator[Painting]:
+        """Queues a job; leaving drops what is not painted yet, within one step.
+
+        Args:
+            engine_job: what to paint.
+            router: who sent it; empty if it came directly.
+            request_id: of the request it is for.
+            left_s: seconds until nobody waits for it any more.
+
+        Raises:
+            WorkerDraining: no more jobs are taken.
+            WorkerFull: too many wait already.
+            LooksmithError: while iterating: its adapters can't be had, or the engine failed.
+        """
+        if self._draining:
+            raise WorkerDraining(self._name)
+        arrived = self._clock()
+        lease = self._tiers.lease(engine_job.brand, [adapter.digest for adapter in engine_job.adapters])
+        job = _Job(engine_job, router, lease, arrived)
+        self._queue.push(
+            job,
+            brand=engine_job.brand,
+            deadline=arrived / 1e9 + (math.inf if left_s is None else left_s),
+            retry_after_s=max(_LEAST_RETRY_S, sum(self.costs.estimate_s(j.work) for j in self._jobs.values())),
+        )
+        self._jobs[engine_job.id] = job
+        if router:
+            self._last_request[router] = request_id
+        job.bringing = asyncio.create_task(self._bring(job))
+        try:
+            yield Painting(self._events_of(job), lambda error: self._give_up(job, error))
+        finally:
+            self._end(job)
+            if not job.bringing.done():
+                job.bringing.cancel()
+            with suppress(asyncio.CancelledError):
+                await job.bringing
+            self._tiers.release(job.lease)
+
+    async def _events_of(self, job: _Job) -> AsyncIterator[JobEvent]:
+        while True:
+            match await job.events.get():
+                case JobFailed(error=LooksmithError() as error):
+                    raise error
+                case JobFailed(error=error):
+                    raise Internal("the engine failed; the worker's log tells more") from error
+                case JobDone() as done:
+                    yield done
+                    return
+                case event:
+                    yield event
+
+    async def _bring(self, job: _Job) -> None:
+        try:
+            await self._tiers.bring(job.lease)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this job's failure
+            self._fail(job, error)
+        else:
+            job.ready = True
+            self._changed.set()
+
+    async def _start_jobs(self) -> None:
+        """Takes jobs in turn. The next one's adapters are placed while the one before it is painted."""
+        while True:
+            while (job := self._queue.take(lambda job: job.ready)) is None:
+                await self._news()
+            try:
+                await self._tiers.place(job.lease)
+                while len(self._running) >= self._thread.engine.max_jobs and not job.over:
+                    await self._news()
+                if not job.over:
+                    await self._start(job)
+            except Exception as error:  # noqa: BLE001  # the next job must still be taken
+                self._fail(job, error)
+            if job.over:
+                self._tiers.release(job.lease)
+
+    async def _news(self) -> None:
+        await self._changed.wait()
+        self._changed.clear()
+
+    async def _start(self, job: _Job) -> None:
+        job.turn_ns = max(job.arrived_ns, self._room_since_ns)
+        self._running.add(job.engine_job.id)
+        await self._thread.call(lambda: self._thread.engine.start(job.engine_job))
+
+    def _end(self, job: _Job) -> None:
+        """Forgets a job, wherever it stands. One that has ended changes nothing."""
+        if job.over:
+            return
+        job.over = True
+        identity = job.engine_job.id
+        del self._jobs[identity]
+        self._queue.remove(job)
+        if identity in self._running:
+            self._running.remove(identity)
+            self._thread.post(lambda: self._thread.engine.stop(identity))
+            self._room_since_ns = self._clock()
+        self._tiers.release(job.lease)
+        self._changed.set()
+
+    def _fail(self, job: _Job, error: Exception) -> None:
+        reason = error.reason if isinstance(error, LooksmithError) else Internal.reason
+        self.mishaps.appendleft(Mishap(datetime.fromtimestamp(self._clock() / 1e9, UTC), reason, str(error)[:500]))
+        if not isinstance(error, LooksmithError):
+            log.error("job.failed", job=job.engine_job.id, brand=job.engine_job.brand, exc_info=error)
+        self._give_up(job, error)
+
+    def _give_up(self, job: _Job, error: Exception) -> None:
+        self._end(job)
+        job.events.put_nowait(JobFailed(job.engine_job.id, error))
+
+    # What the engine says
+
+    def _on_events(self, events: Sequence[Event]) -> None:
+        for event in events:
+            job = self._jobs.get(event.job)
+            if job is None:  # it has left meanwhile
+                continue
+            match event:
+                case JobFailed(error=error):
+                    self._fail(job, error)
+                    continue
+                case JobDone(gpu_seconds=spent):
+                    self.costs.observe(job.work, denoise_s=job.denoise_s, total_s=spent)
+                    self._end(job)
+                case StageDone(stage=Stage.BIND):
+                    job.events.put_nowait(self._bound(job, event))
+                    continue
+                case StageDone(stage=Stage.DENOISE):
+                    job.denoise_s += seconds(event.start_ns, event.end_ns)
+            job.events.put_nowait(event)
+
+    def _bound(self, job: _Job, bind: StageDone) -> Bound:
+        stages = job.lease.stages
+        if job.lease.digests:
+            stages = [*stages, StageTime(Stage.BIND, bind.start_ns, bind.end_ns)]
+        swap = swap_report(
+            stages,
+            tier=job.lease.tier,
+            turn_ns=job.turn_ns,
+            bound_ns=bind.end_ns,
+            fetched_bytes=job.lease.fetched_bytes,
+        )
+        return Bound(swap, job.arrived_ns, job.turn_ns)
+
+    def _on_failure(self, error: Exception) -> None:
+        """The engine raised where it must not: what ran is lost, what waits may still be painted."""
+        for identity in list(self._running):
+            self._fail(self._jobs[identity], error)

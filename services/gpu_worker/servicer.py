@@ -1,0 +1,28 @@
+"""The gRPC edge of a worker: protobuf to request, replies to protobuf. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from looksmith.v1 import generation_pb2 as pb
+from looksmith.v1 import generation_pb2_grpc as rpc
+from services.chassis.painting_pb import request_from_pb
+from services.gpu_worker.convert import reply_to_pb
+from services.gpu_worker.generation import Generation
+
+
+class ImageGenerationServicer(rpc.ImageGenerationServiceServicer):
+    def __init__(self, *, generation: Generation, new_request_id: Callable[[], str]) -> None:
+        self._generation, self._new_request_id = generation, new_request_id
+
+    async def Generate(
+        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        asked = request_from_pb(request, new_request_id=self._new_request_id())
+        async with aclosing(self._generation.generate(asked, left_s=context.time_remaining())) as replies:
+            async for reply in replies:
+                yield reply_to_pb(reply)

@@ -1,0 +1,117 @@
+"""A worker's session with one router: registers, reports, does as it is told, and joins anew when it ends.
+
+What is reported is read in heartbeats.py; speaks services.router.client, never protobuf.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+
+import structlog
+
+from services.chassis.errors import LooksmithError
+from services.gpu_worker.heartbeats import Heartbeats
+from services.gpu_worker.painter import Painter
+from services.gpu_worker.tiers import AdapterTiers
+from services.router.client import (
+    Command,
+    Drain,
+    Evict,
+    FleetClient,
+    FleetSession,
+    Prefetch,
+    Registration,
+    Resync,
+    Welcome,
+)
+
+log = structlog.get_logger()
+
+FIRST_RETRY_S, LAST_RETRY_S = 0.2, 5.0
+#: Several changes at once, as when an adapter passes through the tiers, make one heartbeat.
+SETTLING_S = 0.02
+
+
+class RouterSession:
+    """Runs until it is cancelled."""
+
+    def __init__(
+        self,
+        *,
+        address: str,
+        registration: Registration,
+        painter: Painter,
+        tiers: AdapterTiers,
+        connect: Callable[[str], AbstractAsyncContextManager[FleetClient]],
+        jitter: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._address, self._registration, self._connect = address, registration, connect
+        self._painter, self._tiers = painter, tiers
+        self._jitter, self._sleep = jitter, sleep
+        self._news = asyncio.Event()  # something to report before the next heartbeat is due
+        self._evictions: set[asyncio.Task[bool]] = set()
+        self._welcomed = False
+        tiers.watch(self._news.set)
+
+    async def run(self) -> None:
+        """One session after the other; the wait between two doubles until a router answers, and is drawn by lot."""
+        failures = 0
+        while True:
+            self._welcomed = False
+            try:
+                async with self._connect(self._address) as fleet, fleet.join(self._registration) as session:
+                    await self._follow(session)
+                reason = "closed by the router"
+            except LooksmithError as error:
+                reason = error.reason
+            failures = 0 if self._welcomed else failures + 1
+            delay = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** min(failures, 10)) * (0.5 + self._jitter() / 2)
+            log.warning("session.ended", router=self._address, reason=reason, retry_s=round(delay, 2))
+            await self._sleep(delay)
+
+    async def _follow(self, session: FleetSession) -> None:
+        """Obeys commands until the session ends; reports beside that, once the router has said how often."""
+        heartbeats = Heartbeats(painter=self._painter, tiers=self._tiers)
+        reporting: asyncio.Task[None] | None = None
+        try:
+            async for command in session:
+                if isinstance(command, Welcome):
+                    self._welcomed = True
+                    log.info("session.joined", router=command.router, address=self._address)
+                    reporting = asyncio.create_task(self._report(session, heartbeats, command.heartbeat_interval_s))
+                else:
+                    self._obey(command, heartbeats)
+        finally:
+            if reporting:
+                reporting.cancel()
+                await asyncio.gather(reporting, return_exceptions=True)  # how it ended, iteration has told
+
+    async def _report(self, session: FleetSession, heartbeats: Heartbeats, interval_s: float) -> None:
+        while True:
+            self._news.clear()
+            await session.send(heartbeats.next())
+            try:
+                async with asyncio.timeout(interval_s):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+            await self._sleep(SETTLING_S)
+
+    def _obey(self, command: Command, heartbeats: Heartbeats) -> None:
+        match command:
+            case Resync():
+                heartbeats.resync()
+                self._news.set()
+            case Prefetch(brand, digest):
+                self._tiers.prefetch(brand, digest)
+            case Evict(digest):
+                eviction = asyncio.create_task(self._tiers.evict(digest))
+                self._evictions.add(eviction)
+                eviction.add_done_callback(self._evictions.discard)
+            case Drain(reason):
+                log.info("worker.draining", router=self._address, reason=reason)
+                self._painter.drain()
+                self._news.set()

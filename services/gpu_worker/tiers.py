@@ -1,0 +1,325 @@
+"""Where adapters are: brings them from the store to disk, to host memory and onto the device, and makes room.
+
+Each file is fetched once however many jobs want it. Knows nothing about queues, and of the engine only how an adapter
+is read, placed and evicted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import structlog
+
+from looksmith.lora import LoraError
+from looksmith.nouns import Tier
+from services.gpu_worker.clock import Clock
+from services.gpu_worker.disk_cache import DiskCache
+from services.gpu_worker.engine.protocol import HostAdapter, Stage
+from services.gpu_worker.engine_thread import EngineThread
+from services.gpu_worker.errors import AdapterUnusable
+from services.gpu_worker.ports import Registry
+from services.gpu_worker.single_flight import SingleFlight
+from services.gpu_worker.swap import StageTime
+
+log = structlog.get_logger()
+
+_MAX_PREFETCHES = 16
+
+
+@dataclass(eq=False)
+class Lease:
+    """One job's hold on its adapters, and what bringing them in has taken so far."""
+
+    brand: str
+    digests: tuple[str, ...]
+    tier: Tier | None  # where the slowest was found; None: there are none
+    began_ns: int
+    stages: list[StageTime] = field(default_factory=list)
+    fetched_bytes: int = 0
+    holds_host: bool = False
+    holds_device: bool = False
+
+
+@dataclass(frozen=True)
+class _Brought:
+    stages: tuple[StageTime, ...] = ()
+    fetched_bytes: int = 0
+
+
+class _GoneFromDisk(Exception):
+    """A file was evicted between two steps: it has to be fetched again."""
+
+
+class AdapterTiers:
+    """A lease is taken, brought to host memory, placed on the device, and released; each step may be left out."""
+
+    def __init__(
+        self,
+        *,
+        disk: DiskCache,
+        registry: Registry,
+        engine_thread: EngineThread,
+        host_bytes: int,
+        slots: int,
+        clock: Clock,
+    ) -> None:
+        self.slots = slots
+        self._disk, self._registry, self._thread, self._clock = disk, registry, engine_thread, clock
+        self._host_limit = host_bytes
+        self._host: OrderedDict[str, HostAdapter] = OrderedDict()  # least recently used first
+        self._device: OrderedDict[str, None] = OrderedDict()
+        self._reading: dict[str, int] = {}  # digest -> bytes set aside for it
+        self._pins: dict[Tier, Counter[str]] = {Tier.HOST: Counter(), Tier.DEVICE: Counter()}
+        self._flights: SingleFlight[_Brought] = SingleFlight()
+        self._host_turn = asyncio.Lock()  # first come, first served: a large adapter is not overtaken for ever
+        self._freed = asyncio.Event()
+        self._prefetches: set[asyncio.Task[None]] = set()
+        self._watchers: list[Callable[[], None]] = []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[AdapterTiers]:
+        """Finds what is on disk; on exit, ends what is still under way."""
+        await asyncio.to_thread(self._disk.open)
+        try:
+            yield self
+        finally:
+            for task in self._prefetches:
+                task.cancel()
+            await asyncio.gather(*self._prefetches, return_exceptions=True)
+            await self._flights.close()
+
+    # What is where
+
+    @property
+    def slots_used(self) -> int:
+        return len(self._device)
+
+    @property
+    def host_bytes(self) -> int:
+        return sum(adapter.size_bytes for adapter in self._host.values()) + sum(self._reading.values())
+
+    @property
+    def disk_bytes(self) -> int:
+        return self._disk.bytes_used
+
+    def residency(self) -> dict[str, Tier]:
+        """Every adapter that is here, at its fastest tier."""
+        return {
+            **dict.fromkeys(self._disk.digests, Tier.DISK),
+            **dict.fromkeys(self._host, Tier.HOST),
+            **dict.fromkeys(self._device, Tier.DEVICE),
+        }
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Calls ``changed`` after every change of residency."""
+        self._watchers.append(changed)
+
+    # What a job does
+
+    def lease(self, brand: str, digests: Sequence[str]) -> Lease:
+        here = self.residency()
+        found = [here.get(digest, Tier.STORE) for digest in digests]
+        return Lease(brand, tuple(dict.fromkeys(digests)), max(found, default=None), self._clock())
+
+    async def bring(self, lease: Lease, *, wait: bool = True) -> bool:
+        """Brings a lease's adapters to host memory, where they stay until it is released.
+
+        Those that are on the device already are left there. Without ``wait``, gives up and returns False where other
+        leases leave no room.
+
+        Raises:
+            LooksmithError: a file can't be fetched, is not what its digest says, or can't be used.
+        """
+        while not lease.holds_host:
+            absent = [d for d in lease.digests if d not in self._host and d not in self._reading]
+            await self._all(lease, Stage.FETCH, [d for d in absent if d not in self._device], self._to_disk)
+            async with self._host_turn:
+                try:
+                    while not self._grant(lease):
+                        if not wait:
+                            return False
+                        self._freed.clear()
+                        await self._freed.wait()
+                except _GoneFromDisk:
+                    continue
+            await self._all(lease, Stage.COMPILE, [d for d in lease.digests if d in self._reading], self._to_host)
+        return True
+
+    async def place(self, lease: Lease) -> None:
+        """Copies a lease's adapters to the device, where they stay until it is released. One call at a time.
+
+        Raises:
+            LooksmithError: as ``bring``.
+        """
+        engine = self._thread.engine
+        self._pins[Tier.DEVICE].update(lease.digests)
+        lease.holds_device = True
+        for digest in lease.digests:
+            if digest in self._device:
+                self._device.move_to_end(digest)
+                continue
+            if digest not in self._host:  # it was on the device when the lease was taken, and has been evicted
+                self._release_host(lease)
+                await self.bring(lease)
+            adapter = self._host[digest]
+            while len(self._device) >= self.slots:
+                await self._evict_from_device(self._device_victim())
+
+            def copy(adapter: HostAdapter = adapter) -> StageTime:
+                start = self._clock()
+                engine.place(adapter)
+                return StageTime(Stage.COPY, start, self._clock())
+
+            lease.stages.append(await self._thread.call(copy))
+            self._device[digest] = None
+            self._changed()
+
+    def release(self, lease: Lease) -> None:
+        """Ends a lease. Its adapters stay where they are until their room is needed."""
+        self._release_host(lease)
+        if lease.holds_device:
+            lease.holds_device = False
+            self._pins[Tier.DEVICE].subtract(lease.digests)
+
+    # What a router asks for
+
+    def prefetch(self, brand: str, digest: str) -> None:
+        """Brings an adapter to host memory if there is room, else to disk; only logs if it can't."""
+        if len(self._prefetches) >= _MAX_PREFETCHES:
+            log.info("adapter.prefetch_skipped", brand=brand, digest=digest)
+            return
+
+        async def bring() -> None:
+            lease = self.lease(brand, [digest])
+            try:
+                await self.bring(lease, wait=False)
+            except Exception as error:  # noqa: BLE001  # the job that needs it will say what is wrong
+                log.warning("adapter.prefetch_failed", brand=brand, digest=digest, error=str(error))
+            finally:
+                self.release(lease)
+
+        task = asyncio.create_task(bring())
+        self._prefetches.add(task)
+        task.add_done_callback(self._prefetches.discard)
+
+    async def evict(self, digest: str) -> bool:
+        """Forgets an adapter on the device and in host memory. False if a job is using it."""
+        if self._pins[Tier.DEVICE][digest] or self._pins[Tier.HOST][digest] or digest in self._reading:
+            return False
+        if self._host.pop(digest, None):
+            self._changed()
+        if digest in self._device:
+            await self._evict_from_device(digest)
+        return True
+
+    # Store to disk
+
+    async def _to_disk(self, brand: str, digest: str) -> _Brought:
+        stages: list[StageTime] = []
+        fetched = 0
+        with self._disk.pinned(digest):
+            if self._disk.size_of(digest) is None:
+                start = self._clock()
+                fetched = await self._disk.write(digest, self._registry.download(brand, digest))
+                stages.append(StageTime(Stage.FETCH, start, self._clock()))
+                log.info("adapter.fetched", brand=brand, digest=digest, bytes=fetched)
+            if self._disk.needs_check(digest):
+                start = self._clock()
+                await self._disk.check(digest)
+                stages.append(StageTime(Stage.VERIFY, start, self._clock()))
+        self._changed()
+        return _Brought(tuple(stages), fetched)
+
+    # Disk to host
+
+    def _grant(self, lease: Lease) -> bool:
+        """Room for all of a lease's adapters or for none, so that two leases never wait for each other's half.
+
+        Raises:
+            _GoneFromDisk: a file has been evicted since it came.
+        """
+        needed = [d for d in lease.digests if d not in self._host and d not in self._reading and d not in self._device]
+        sizes: dict[str, int] = {}
+        for digest in needed:
+            size = self._disk.size_of(digest)
+            if size is None:
+                raise _GoneFromDisk
+            if size > self._host_limit:
+                raise AdapterUnusable(digest, f"its {size} bytes exceed the worker's {self._host_limit} of host memory")
+            sizes[digest] = size
+        room = sum(sizes.values())
+        for digest in [d for d in self._host if not self._pins[Tier.HOST][d] and d not in lease.digests]:
+            if self.host_bytes + room <= self._host_limit:
+                break
+            log.info("adapter.evicted", digest=digest, tier="host")
+            del self._host[digest]
+            self._changed()
+        if self.host_bytes + room > self._host_limit:
+            return False
+        self._reading |= sizes
+        self._pins[Tier.HOST].update(lease.digests)
+        lease.holds_host = True
+        return True
+
+    async def _to_host(self, _brand: str, digest: str) -> _Brought:
+        start = self._clock()
+        try:
+            with self._disk.pinned(digest):
+                adapter = await asyncio.to_thread(self._thread.engine.read, self._disk.path(digest), digest)
+        except LoraError as error:
+            raise AdapterUnusable(digest, error.problems[0].what) from error
+        finally:
+            del self._reading[digest]
+            self._freed.set()
+        self._host[digest] = adapter
+        self._changed()
+        return _Brought((StageTime(Stage.COMPILE, start, self._clock()),))
+
+    def _release_host(self, lease: Lease) -> None:
+        if lease.holds_host:
+            lease.holds_host = False
+            self._pins[Tier.HOST].subtract(lease.digests)
+            for digest in lease.digests:
+                if digest in self._host:
+                    self._host.move_to_end(digest)
+            self._freed.set()
+
+    # Host to device
+
+    def _device_victim(self) -> str:
+        """Least recently used, and wanted by no waiting job if there is such a one."""
+        free = [digest for digest in self._device if not self._pins[Tier.DEVICE][digest]]
+        return min(free, key=lambda digest: self._pins[Tier.HOST][digest] > 0)
+
+    async def _evict_from_device(self, digest: str) -> None:
+        del self._device[digest]  # first: whoever needs it from now on places it again, after the eviction
+        await self._thread.call(lambda: self._thread.engine.evict(digest))
+        log.info("adapter.evicted", digest=digest, tier="device")
+        self._changed()
+
+    async def _all(
+        self,
+        lease: Lease,
+        stage: Stage,
+        digests: Sequence[str],
+        bring: Callable[[str, str], Coroutine[Any, Any, _Brought]],
+    ) -> None:
+        """Does a stage for each file, once for all who want it; counts for the lease what fell into its time."""
+        flights = (self._flights.join((stage, d), partial(bring, lease.brand, d)) for d in digests)
+        for brought in await asyncio.gather(*flights):
+            lease.fetched_bytes += brought.fetched_bytes
+            lease.stages += [
+                StageTime(s.stage, max(s.start_ns, lease.began_ns), s.end_ns)
+                for s in brought.stages
+                if s.end_ns > lease.began_ns
+            ]
+
+    def _changed(self) -> None:
+        for changed in self._watchers:
+            changed()

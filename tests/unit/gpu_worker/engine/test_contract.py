@@ -1,0 +1,215 @@
+"""What every engine keeps: run against the fake one and against the real one."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.gpu_worker.engine.fake import FakeEngine
+from services.gpu_worker.engine.protocol import (
+    AdapterNotPlaced,
+    Engine,
+    EngineJob,
+    Event,
+    HostAdapter,
+    ImageReady,
+    ImageTask,
+    JobDone,
+    PreviewReady,
+    Stage,
+    StageDone,
+    StepDone,
+    WeightedAdapter,
+)
+from tests.unit.gpu_worker.engine import tiny
+
+A, B = "a" * 64, "b" * 64
+
+
+@pytest.fixture(params=["fake", "reference"])
+def engine(request: pytest.FixtureRequest, base: Path) -> Engine:
+    if request.param == "fake":
+        return FakeEngine([tiny.tiny_recipe(base).weighed()])
+    engine: Engine = request.getfixturevalue("reference")
+    return engine
+
+
+def job(*adapters: str, **changes: Any) -> EngineJob:  # noqa: ANN401  # values of any field
+    fields: dict[str, Any] = {
+        "id": "j1",
+        "brand": "acme",
+        "recipe": "studio",
+        "prompt": "a red apple",
+        "negative_prompt": "",
+        "adapters": tuple(WeightedAdapter(digest, 1.0) for digest in adapters),
+        "images": (ImageTask(0, 7),),
+        "width": 128,
+        "height": 128,
+        "steps": 2,
+        "guidance": 0.0,
+    }
+    return EngineJob(**fields | changes)
+
+
+def run(engine: Engine, job: EngineJob) -> list[Event]:
+    engine.start(job)
+    return rest(engine)
+
+
+def rest(engine: Engine) -> list[Event]:
+    """What it does until it rests."""
+    events: list[Event] = []
+    for _ in range(1000):
+        more = engine.tick()
+        if not more:
+            return events
+        events += more
+    raise AssertionError("the engine never rests")
+
+
+def picture(engine: Engine, job: EngineJob) -> bytes:
+    (image,) = [event for event in run(engine, job) if isinstance(event, ImageReady)]
+    return image.pixels.rgb
+
+
+@pytest.fixture
+def files(base: Path, tmp_path: Path) -> dict[str, Path]:
+    made = {}
+    for seed, digest in enumerate((A, B), start=1):
+        (tmp_path / digest).mkdir()
+        lora = tiny.random_lora(base, seed=seed, text_encoder=True)
+        made[digest] = tiny.write_lora("kohya", lora, tmp_path / digest)
+    return made
+
+
+def placed(engine: Engine, files: dict[str, Path], *digests: str) -> list[HostAdapter]:
+    adapters = [engine.read(files[digest], digest) for digest in digests]
+    for adapter in adapters:
+        engine.place(adapter)
+    return adapters
+
+
+def test_rests_while_nothing_runs(engine: Engine) -> None:
+    assert list(engine.tick()) == []
+
+
+def test_says_what_it_serves(engine: Engine) -> None:
+    (facts,) = engine.recipes
+    assert (facts.name, facts.steps, facts.sizes) == ("studio", (1, 2, 4, 8), ((128, 128),))
+    assert engine.max_jobs >= 1
+    assert engine.max_rows >= 1
+    assert engine.name
+    assert engine.device == "cpu"
+
+
+def test_reports_binding_prompt_steps_stages_images_and_the_end_in_order(engine: Engine) -> None:
+    events = run(engine, job(images=(ImageTask(0, 7), ImageTask(3, 10))))
+    told = [event.stage if isinstance(event, StageDone) else type(event) for event in events]
+    image = [StepDone, StepDone, Stage.DENOISE, Stage.VAE_DECODE, ImageReady]
+    assert told == [Stage.BIND, Stage.PROMPT_ENCODE, *image, *image, JobDone]
+    assert [(e.image, e.step, e.steps) for e in events if isinstance(e, StepDone)] == [
+        (0, 1, 2), (0, 2, 2), (3, 1, 2), (3, 2, 2),
+    ]  # fmt: skip
+    assert [(e.image, e.seed) for e in events if isinstance(e, ImageReady)] == [(0, 7), (3, 10)]
+    assert all(event.job == "j1" for event in events)
+
+
+def test_stages_follow_each_other_and_what_is_charged_covers_them(engine: Engine) -> None:
+    events = run(engine, job())
+    stages = [event for event in events if isinstance(event, StageDone)]
+    assert all(s.start_ns <= s.end_ns for s in stages)
+    assert all(a.end_ns <= b.start_ns for a, b in pairwise(stages))
+    (denoise,) = [stage for stage in stages if stage.stage is Stage.DENOISE]
+    assert (denoise.steps, denoise.batch) == (2, 1)
+    assert isinstance(events[-1], JobDone)
+    assert events[-1].gpu_seconds >= (denoise.end_ns - denoise.start_ns) / 1e9
+
+
+def test_pictures_have_the_size_asked_for(engine: Engine) -> None:
+    (image,) = [event for event in run(engine, job()) if isinstance(event, ImageReady)]
+    assert (image.pixels.width, image.pixels.height, len(image.pixels.rgb)) == (128, 128, 128 * 128 * 3)
+
+
+def test_the_same_job_gives_the_same_picture_and_another_seed_another(engine: Engine) -> None:
+    assert picture(engine, job()) == picture(engine, job())
+    assert picture(engine, job()) != picture(engine, job(images=(ImageTask(0, 8),)))
+
+
+def test_previews_come_as_often_as_asked_but_not_of_the_finished_image(engine: Engine) -> None:
+    previews = [e for e in run(engine, job(steps=4, preview_every=2)) if isinstance(e, PreviewReady)]
+    assert [(preview.image, preview.step) for preview in previews] == [(0, 2)]
+    assert previews[0].pixels.width == 128
+
+
+def test_previews_change_no_picture(engine: Engine) -> None:
+    with_previews = [e for e in run(engine, job(steps=4, preview_every=1)) if isinstance(e, ImageReady)]
+    assert with_previews[0].pixels.rgb == picture(engine, job(steps=4))
+
+
+def test_stopped_job_does_nothing_more_and_the_next_one_is_painted(engine: Engine) -> None:
+    expected = picture(engine, job())
+    engine.start(job(steps=8))
+    engine.tick()
+    engine.tick()
+    engine.stop("j1")
+    assert list(engine.tick()) == []
+    engine.stop("j1")
+    assert picture(engine, job()) == expected
+
+
+def test_job_whose_adapter_is_not_placed_is_refused(engine: Engine, files: dict[str, Path]) -> None:
+    with pytest.raises(AdapterNotPlaced):
+        engine.start(job(A))
+    placed(engine, files, A)
+    engine.evict(A)
+    with pytest.raises(AdapterNotPlaced):
+        engine.start(job(A))
+
+
+def test_host_form_takes_no_more_bytes_than_the_file(engine: Engine, files: dict[str, Path]) -> None:
+    adapter = engine.read(files[A], A)
+    assert adapter.digest == A
+    assert 0 < adapter.size_bytes <= files[A].stat().st_size
+
+
+def test_each_adapter_weight_and_mix_paints_its_own_picture(engine: Engine, files: dict[str, Path]) -> None:
+    placed(engine, files, A, B)
+    half = job(adapters=(WeightedAdapter(A, 0.5),))
+    pictures = [picture(engine, each) for each in (job(), job(A), job(B), job(A, B), half)]
+    assert len(set(pictures)) == 5
+
+
+def test_what_else_is_on_the_device_changes_no_picture(engine: Engine, files: dict[str, Path]) -> None:
+    placed(engine, files, A)
+    alone, bare = picture(engine, job(A)), picture(engine, job())
+    (other,) = placed(engine, files, B)
+    assert picture(engine, job(A)) == alone
+    assert picture(engine, job()) == bare
+    engine.place(other)
+    engine.evict(B)
+    engine.evict(B)
+    assert picture(engine, job(A)) == alone
+    assert picture(engine, job()) == bare
+
+
+def test_adapters_that_come_and_go_between_steps_change_no_picture(engine: Engine, files: dict[str, Path]) -> None:
+    placed(engine, files, A)
+    alone = picture(engine, job(A, steps=4))
+    engine.start(job(A, steps=4))
+    engine.tick()
+    engine.tick()
+    placed(engine, files, B)
+    engine.tick()
+    engine.evict(B)
+    (image,) = [event for event in rest(engine) if isinstance(event, ImageReady)]
+    assert image.pixels.rgb == alone
+
+
+def test_tells_what_the_text_encoder_would_not_see(engine: Engine) -> None:
+    assert engine.dropped_words("a red apple") == ""
+    beyond = engine.dropped_words("apple " * 60 + "zebra")
+    assert beyond.endswith("zebra")
+    assert beyond.count("apple") < 60

@@ -1,0 +1,353 @@
+"""Generate on a real server with a real stub; the engine is the fake one."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from PIL import Image
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+from looksmith.v1 import adapter_pb2
+from looksmith.v1 import generation_pb2 as pb
+from services.chassis import interceptors
+from services.chassis.errors import DeadlineExceeded, LooksmithError
+from services.gpu_worker import telemetry
+from services.gpu_worker.client import FakeWorker, Worker, WorkerClient
+from services.gpu_worker.compose import gpu_worker
+from services.gpu_worker.engine.fake import Costs, FakeEngine
+from services.gpu_worker.settings import WorkerSettings
+from tests.unit.gpu_worker.worker_parts import FilesRegistry, content, eventually, facts
+
+
+@pytest.fixture
+def registry() -> FilesRegistry:
+    registry = FilesRegistry()
+    for brand in ("acme", "zenith"):
+        registry.publish(brand, content(brand))
+    return registry
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    for module in (interceptors, telemetry):
+        monkeypatch.setattr(module, "tracer", provider.get_tracer("test"))
+    return exporter
+
+
+@asynccontextmanager
+async def worker(
+    folder: Path, registry: FilesRegistry, engine: FakeEngine | None = None, **environ: str
+) -> AsyncIterator[WorkerClient]:
+    settings = WorkerSettings.read(
+        {
+            "WORKER_NAME": "w1",
+            "WORKER_REGISTRY": "unused",
+            "WORKER_DISK_CACHE": str(folder),
+            "WORKER_SHUTDOWN_GRACE_S": "0",
+            **environ,
+        }
+    )
+    async with (
+        gpu_worker(settings, registry=registry, engine=engine or FakeEngine([facts()])) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        yield WorkerClient(channel)
+
+
+async def answers(client: Worker, request: pb.GenerateRequest, **options: float) -> list[pb.GenerateResponse]:
+    return [response async for response in client.generate(request, timeout_s=options.get("timeout_s", 20))]
+
+
+def kinds(responses: list[pb.GenerateResponse]) -> list[str | None]:
+    return [response.WhichOneof("event") for response in responses]
+
+
+def only(responses: list[pb.GenerateResponse], kind: str) -> pb.GenerateResponse:
+    (found,) = [response for response in responses if response.WhichOneof("event") == kind]
+    return found
+
+
+def images(responses: list[pb.GenerateResponse]) -> dict[int, bytes]:
+    data: dict[int, bytes] = {}
+    for response in responses:
+        if response.HasField("chunk"):
+            assert response.chunk.offset == len(data.get(response.chunk.image, b""))
+            data[response.chunk.image] = data.get(response.chunk.image, b"") + response.chunk.data
+    return data
+
+
+async def test_brand_and_prompt_alone_give_a_picture_that_says_what_made_it(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    async with worker(tmp_path, registry) as client:
+        responses = await answers(client, pb.GenerateRequest(brand="acme", prompt="a kite"))
+    assert kinds(responses) == ["accepted", "placed", "swapped", "chunk", "image_done", "finished"]
+    accepted, placed = only(responses, "accepted").accepted, only(responses, "placed").placed
+    assert accepted.request_id
+    assert accepted.recipe == "studio"
+    assert (placed.worker, placed.reason, placed.tier, placed.attempt) == ("w1", "asked directly", pb.TIER_STORE, 1)
+    done, data = only(responses, "image_done").image_done, images(responses)[0]
+    assert (done.seed, done.size_bytes) == (accepted.seed, len(data))
+    assert done.sha256 == hashlib.sha256(data).hexdigest()
+    assert Image.open(io.BytesIO(data)).size == (16, 16)
+    finished = only(responses, "finished").finished
+    assert (finished.worker, finished.engine, finished.base_digest) == ("w1", "fake", "b" * 64)
+    assert [a.digest for a in finished.adapters] == [hashlib.sha256(content("acme")).hexdigest()]
+
+
+async def test_two_brands_get_different_pictures_and_the_same_request_the_same_one(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    async with worker(tmp_path, registry) as client:
+        one, other, again = [
+            images(await answers(client, pb.GenerateRequest(brand=brand, prompt="a kite", seed=3)))[0]
+            for brand in ("acme", "zenith", "acme")
+        ]
+    assert one == again
+    assert one != other
+
+
+async def test_steps_and_previews_come_only_when_asked_for(tmp_path: Path, registry: FilesRegistry) -> None:
+    request = pb.GenerateRequest(brand="acme", prompt="a kite", report_steps=True, preview_every=2, steps=4)
+    async with worker(tmp_path, registry) as client:
+        responses = await answers(client, request)
+    assert kinds(responses)[3:8] == ["step", "step", "preview", "step", "step"]
+    preview = only(responses, "preview").preview
+    assert preview.step == 2
+    assert Image.open(io.BytesIO(preview.jpeg)).format == "JPEG"
+
+
+async def test_images_the_caller_holds_are_neither_painted_nor_sent(tmp_path: Path, registry: FilesRegistry) -> None:
+    engine = FakeEngine([facts()])
+    request = pb.GenerateRequest(brand="acme", prompt="a kite", count=4, seed=10, images_done=[0, 2], steps=2)
+    async with worker(tmp_path, registry, engine) as client:
+        responses = await answers(client, request)
+    done = [response.image_done for response in responses if response.HasField("image_done")]
+    assert [(d.image, d.seed) for d in done] == [(1, 11), (3, 13)]
+    assert engine.steps_done == 4
+
+
+async def test_bytes_are_left_out_when_asked_but_the_digest_is_theirs(tmp_path: Path, registry: FilesRegistry) -> None:
+    async with worker(tmp_path, registry) as client:
+        shown = await answers(client, pb.GenerateRequest(brand="acme", prompt="a kite", seed=1))
+        hidden = await answers(client, pb.GenerateRequest(brand="acme", prompt="a kite", seed=1, omit_image_bytes=True))
+    assert images(hidden) == {0: b""}
+    assert only(hidden, "image_done").image_done.sha256 == only(shown, "image_done").image_done.sha256
+
+
+async def test_large_images_come_in_chunks_of_256_kib(
+    tmp_path: Path, registry: FilesRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = bytes(600 * 1024)
+    monkeypatch.setattr("services.gpu_worker.generation.encode", lambda *_: file)
+    async with worker(tmp_path, registry) as client:
+        responses = await answers(client, pb.GenerateRequest(brand="acme", prompt="a kite"))
+    assert [len(r.chunk.data) for r in responses if r.HasField("chunk")] == [262144, 262144, 90112]
+    assert images(responses)[0] == file
+
+
+async def test_what_a_router_pinned_is_painted_without_asking_the_registry(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    digest = hashlib.sha256(content("acme")).hexdigest()
+    adapter = adapter_pb2.PinnedAdapter(adapter="look", version=9, digest=digest, weight=0.5)
+    pinned = pb.Pinned(adapters=[adapter], recipe_digest="s" * 64, final_prompt="kite!", attempt=2, router="r1")
+    async with worker(tmp_path, registry) as client:
+        responses = await answers(client, pb.GenerateRequest(brand="acme", prompt="a kite", pinned=pinned))
+    assert registry.calls == 0
+    placed, finished = only(responses, "placed").placed, only(responses, "finished").finished
+    assert (placed.reason, placed.attempt) == ("placed by r1", 2)
+    assert (finished.final_prompt, finished.attempts) == ("kite!", 2)
+    assert list(finished.adapters) == [adapter]
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (pb.GenerateRequest(brand="nobody", prompt="a kite"), "BRAND_NOT_FOUND"),
+        (pb.GenerateRequest(brand="acme", prompt=" "), "PROMPT_EMPTY"),
+        (pb.GenerateRequest(brand="acme", prompt="word " * 40), "PROMPT_TOO_LONG"),
+        (pb.GenerateRequest(brand="acme", prompt="a kite", steps=3), "STEPS_UNSUPPORTED"),
+        (pb.GenerateRequest(brand="acme", prompt="a kite", recipe="flux"), "RECIPE_NOT_FOUND"),
+    ],
+)
+async def test_refusals_name_their_reason(
+    tmp_path: Path, registry: FilesRegistry, request_: pb.GenerateRequest, reason: str
+) -> None:
+    async with worker(tmp_path, registry) as client:
+        with pytest.raises(LooksmithError) as caught:
+            await answers(client, request_)
+    assert caught.value.reason == reason
+
+
+class Gated(FakeEngine):
+    """Does a step for each that a test allows."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Semaphore(0)
+        super().__init__([facts()], costs=Costs(step=1), sleep=self._wait)
+
+    def _wait(self, seconds: float) -> None:
+        if seconds:
+            self.gate.acquire(timeout=5)
+
+
+async def steps_after_the_end_of_a_call(engine: Gated, lines: list[EventDict]) -> int:
+    """Steps that the engine still does once the server knows that nobody waits any more."""
+    await eventually(lambda: any(line["event"] == "call.done" for line in lines))
+    before = engine.steps_done
+    engine.gate.release(1000)
+    await eventually(lambda: engine._running is None)
+    return engine.steps_done - before
+
+
+async def test_cancelled_call_stops_within_one_step(tmp_path: Path, registry: FilesRegistry) -> None:
+    engine = Gated()
+    engine.gate.release(2)
+    request = pb.GenerateRequest(brand="acme", prompt="a kite", count=16, steps=8, report_steps=True)
+    async with worker(tmp_path, registry, engine) as client:
+        with capture_logs() as lines:
+            async for response in client.generate(request, timeout_s=20):
+                if response.HasField("step") and response.step.step == 2:
+                    break
+            assert await steps_after_the_end_of_a_call(engine, lines) <= 1
+    assert engine.steps_done <= 3
+
+
+async def test_expired_call_stops_within_one_step(tmp_path: Path, registry: FilesRegistry) -> None:
+    engine = Gated()
+    engine.gate.release(2)
+    request = pb.GenerateRequest(brand="acme", prompt="a kite", count=16, steps=8)
+    async with worker(tmp_path, registry, engine) as client:
+        with capture_logs() as lines:
+            with pytest.raises(DeadlineExceeded):
+                await answers(client, request, timeout_s=0.5)
+            assert await steps_after_the_end_of_a_call(engine, lines) <= 1
+    assert engine.steps_done <= 3
+
+
+async def test_retry_under_the_same_id_ends_the_first_try_and_paints_what_is_missing(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    engine = Gated()
+    request = pb.GenerateRequest(brand="acme", prompt="a kite", count=2, steps=1, request_id="r1")
+    async with worker(tmp_path, registry, engine) as client:
+        first = asyncio.create_task(answers(client, request))
+        await eventually(lambda: engine._running)
+        request.images_done.append(0)
+        retry = asyncio.create_task(answers(client, request))
+        await asyncio.wait([first])
+        with pytest.raises(LooksmithError) as caught:
+            first.result()
+        assert caught.value.reason == "SUPERSEDED"
+        engine.gate.release(10)
+        assert [r.image_done.image for r in await retry if r.HasField("image_done")] == [1]
+
+
+async def test_other_content_under_an_id_that_is_being_painted_is_refused(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    engine = Gated()
+    async with worker(tmp_path, registry, engine) as client:
+        request = pb.GenerateRequest(brand="acme", prompt="a kite", request_id="r1")
+        first = asyncio.create_task(answers(client, request))
+        await eventually(lambda: engine._running)
+        with pytest.raises(LooksmithError) as caught:
+            await answers(client, pb.GenerateRequest(brand="acme", prompt="a boat", request_id="r1"))
+        assert caught.value.reason == "REQUEST_ID_REUSED"
+        engine.gate.release(10)
+        assert kinds(await first)[-1] == "finished"
+
+
+def covered(spans: list[ReadableSpan], of: ReadableSpan) -> float:
+    """Share of a span's time in which at least one of the others runs."""
+    reached, total = of.start_time or 0, 0
+    start_time, end_time = of.start_time or 0, of.end_time or 0
+    for start, end in sorted((s.start_time or 0, s.end_time or 0) for s in spans):
+        total += max(0, min(end, end_time) - max(start, reached))
+        reached = max(reached, end)
+    return total / (end_time - start_time)
+
+
+async def test_spans_cover_the_call_and_tell_swap_and_denoise(
+    tmp_path: Path, registry: FilesRegistry, spans: InMemorySpanExporter
+) -> None:
+    engine = FakeEngine([facts()], costs=Costs(copy=0.05, prompt=0.05, step=0.1, decode=0.05))
+    request = pb.GenerateRequest(brand="acme", prompt="a secret kite", count=2, steps=4)
+    async with worker(tmp_path, registry, engine) as client:
+        await answers(client, request)
+        await eventually(lambda: any(s.name == "worker.generate" for s in spans.get_finished_spans()))
+        found = list(spans.get_finished_spans())
+    root = next(span for span in found if span.name == "worker.generate")
+    children = [span for span in found if span.parent and root.context and span.parent.span_id == root.context.span_id]
+    names = [span.name for span in children]
+    assert set(names) == {
+        "settle", "wait", "adapter.swap", "prompt.encode", "denoise", "vae.decode", "image.encode", "send",
+    }  # fmt: skip
+    assert (names.count("adapter.swap"), names.count("denoise")) == (1, 2)
+    assert covered(children, root) >= 0.95
+    swap = next(span for span in children if span.name == "adapter.swap")
+    assert swap.attributes and swap.attributes["looksmith.tier"] == "store"
+    assert swap.attributes["looksmith.bytes"] == 100
+    under = [
+        span.name for span in found if span.parent and swap.context and span.parent.span_id == swap.context.span_id
+    ]
+    assert under == ["fetch", "verify", "compile", "copy", "bind"]
+    denoise = next(span for span in children if span.name == "denoise")
+    assert denoise.attributes and dict(denoise.attributes) == {"looksmith.steps": 4, "looksmith.batch": 1}
+    assert not any("secret" in str(value) for span in found for value in (span.attributes or {}).values())
+
+
+async def test_swap_and_denoise_are_told_also_where_there_was_nothing_to_do(
+    tmp_path: Path, registry: FilesRegistry, spans: InMemorySpanExporter
+) -> None:
+    request = pb.GenerateRequest(brand="acme", prompt="a kite", no_adapters=True, images_done=[0])
+    async with worker(tmp_path, registry) as client:
+        responses = await answers(client, request)
+    assert kinds(responses) == ["accepted", "placed", "swapped", "finished"]
+    for name in ("adapter.swap", "denoise"):
+        (span,) = [span for span in spans.get_finished_spans() if span.name == name]
+        assert span.start_time == span.end_time
+
+
+async def test_cancelled_call_has_a_span_that_says_so(
+    tmp_path: Path, registry: FilesRegistry, spans: InMemorySpanExporter
+) -> None:
+    engine = Gated()
+    async with worker(tmp_path, registry, engine) as client:
+        async for response in client.generate(pb.GenerateRequest(brand="acme", prompt="a kite"), timeout_s=20):
+            if response.HasField("swapped"):
+                break
+        engine.gate.release(10)
+        await eventually(lambda: any(s.name == "worker.generate" for s in spans.get_finished_spans()))
+    root = next(s for s in spans.get_finished_spans() if s.name == "worker.generate")
+    assert root.attributes and root.attributes["rpc.response.status_code"] == "CANCELLED"
+
+
+@pytest.mark.parametrize("fake", [False, True])
+async def test_fake_worker_answers_in_the_order_of_a_real_one(
+    tmp_path: Path, registry: FilesRegistry, *, fake: bool
+) -> None:
+    request = pb.GenerateRequest(brand="acme", prompt="a kite", count=3, seed=5, images_done=[1], request_id="r1")
+    async with worker(tmp_path, registry) as client:
+        responses = await answers(FakeWorker() if fake else client, request)
+    assert kinds(responses) == ["accepted", "placed", "swapped", *["chunk", "image_done"] * 2, "finished"]
+    done = [r.image_done for r in responses if r.HasField("image_done")]
+    assert [(d.image, d.seed) for d in done] == [(0, 5), (2, 7)]
+    for d in done:
+        assert hashlib.sha256(images(responses)[d.image]).hexdigest() == d.sha256

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from looksmith.nouns import Tier
+from services.chassis.errors import Internal
+from services.gpu_worker.clock import steady_clock
+from services.gpu_worker.engine.fake import Costs, FakeEngine
+from services.gpu_worker.engine.protocol import EngineJob, ImageReady, ImageTask, JobDone, StepDone
+from services.gpu_worker.errors import DigestMismatch, Superseded, WorkerDraining, WorkerFull
+from services.gpu_worker.painter import Bound, JobEvent, Painter
+from tests.unit.gpu_worker.worker_parts import FilesRegistry, adapter_tiers, content, engine_job, eventually, facts
+
+
+class SteppedEngine(FakeEngine):
+    """Does a step for each that a test allows, and remembers the order of jobs."""
+
+    def __init__(self, allowed: int = 10_000) -> None:
+        self.gate = threading.Semaphore(allowed)
+        self.started: list[str] = []
+        super().__init__([facts()], costs=Costs(step=1), sleep=self._step)
+
+    def start(self, job: EngineJob) -> None:
+        self.started.append(job.id)
+        super().start(job)
+
+    def _step(self, seconds: float) -> None:
+        if seconds:
+            self.gate.acquire(timeout=5)
+
+
+@asynccontextmanager
+async def painting(
+    folder: Path, registry: FilesRegistry, engine: FakeEngine, *, max_queued: int = 100
+) -> AsyncIterator[Painter]:
+    async with adapter_tiers(folder, registry, engine=engine) as (tiers, thread):
+        painter = Painter(name="w1", engine_thread=thread, tiers=tiers, max_queued=max_queued, clock=steady_clock())
+        async with painter.running():
+            try:
+                yield painter
+            finally:
+                if isinstance(engine, SteppedEngine):
+                    engine.gate.release(10_000)
+
+
+async def events_of(painter: Painter, job: EngineJob, *, router: str = "") -> list[JobEvent]:
+    async with painter.painting(job, router=router, request_id=job.id) as mine:
+        return [event async for event in mine.events]
+
+
+@pytest.fixture
+def registry() -> FilesRegistry:
+    return FilesRegistry()
+
+
+async def test_a_job_is_bound_stepped_painted_and_done_in_this_order(tmp_path: Path, registry: FilesRegistry) -> None:
+    digest = registry.add(content("a"))
+    async with painting(tmp_path, registry, FakeEngine([facts()])) as painter:
+        events = await events_of(painter, engine_job("j1", digest))
+    kinds = [type(e) for e in events if isinstance(e, Bound | StepDone | ImageReady | JobDone)]
+    assert kinds == [Bound, *[StepDone] * 4, ImageReady, JobDone]
+    bound = next(e for e in events if isinstance(e, Bound))
+    assert (bound.swap.tier, bound.swap.fetched_bytes) == (Tier.STORE, 100)
+    assert bound.swap.hidden_s == 0, "the engine was free: everything was waited for"
+    assert bound.swap.visible_s > 0
+
+
+async def test_a_swap_that_passes_while_another_job_is_painted_is_hidden(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    first, second = registry.add(content("a")), registry.add(content("b"))
+    engine = SteppedEngine(allowed=0)
+    async with painting(tmp_path, registry, engine) as painter:
+        running = asyncio.create_task(events_of(painter, engine_job("j1", first)))
+        await eventually(lambda: engine.started)
+        waiting = asyncio.create_task(events_of(painter, engine_job("j2", second)))
+        await eventually(lambda: registry.downloads[second])
+        engine.gate.release(1)  # the copy goes between two steps of the first job
+        await eventually(lambda: second in engine.placements)
+        engine.gate.release(100)
+        await running
+        bound = next(e for e in await waiting if isinstance(e, Bound))
+    bind = bound.swap.stages[-1]
+    assert bound.swap.visible_s == pytest.approx((bind.end_ns - bind.start_ns) / 1e9)
+    assert bound.swap.hidden_s > 0
+    assert bound.wait_end_ns > bound.wait_start_ns
+
+
+async def test_a_slow_download_blocks_no_job_whose_adapter_is_here(tmp_path: Path, registry: FilesRegistry) -> None:
+    slow, quick = registry.add(content("slow")), registry.add(content("quick"))
+    gate = registry.hold(slow)
+    async with painting(tmp_path, registry, FakeEngine([facts()])) as painter:
+        stuck = asyncio.create_task(events_of(painter, engine_job("slow", slow, brand="slow")))
+        await eventually(lambda: registry.downloads[slow])
+        assert await events_of(painter, engine_job("quick", quick, brand="quick"))
+        assert not stuck.done()
+        gate.set()
+        assert await stuck
+
+
+async def test_brands_take_turns_whoever_came_first(tmp_path: Path, registry: FilesRegistry) -> None:
+    engine = SteppedEngine(allowed=0)
+    async with painting(tmp_path, registry, engine) as painter:
+        first = asyncio.create_task(events_of(painter, engine_job("first", brand="big")))
+        await eventually(lambda: engine.started)
+        jobs = [engine_job(f"big{i}", brand="big") for i in range(3)] + [engine_job("small0", brand="small")]
+        waiting = [asyncio.create_task(events_of(painter, job)) for job in jobs]
+        await eventually(lambda: painter.queued_jobs == 4)
+        engine.gate.release(100)
+        await asyncio.gather(first, *waiting)
+    # big0 was staged behind the first job before the others came.
+    assert engine.started in (["first", "big0", "small0", "big1", "big2"], ["first", "small0", "big0", "big1", "big2"])
+
+
+async def test_a_job_that_is_left_stops_within_one_step(tmp_path: Path, registry: FilesRegistry) -> None:
+    engine = SteppedEngine(allowed=2)
+    async with painting(tmp_path, registry, engine) as painter:
+        job = engine_job(images=tuple(ImageTask(i, i) for i in range(16)), steps=8)
+        async with painter.painting(job) as mine:
+            async for event in mine.events:
+                if isinstance(event, StepDone) and event.step == 2:
+                    break
+        assert painter.running_jobs == 0
+        engine.gate.release(1000)
+        assert await events_of(painter, engine_job("next", steps=1))
+        # Two steps were seen, one may have been under way, and one belongs to the next job.
+        assert engine.steps_done <= 4
+
+
+async def test_a_job_that_is_left_while_it_waits_never_starts(tmp_path: Path, registry: FilesRegistry) -> None:
+    engine = SteppedEngine(allowed=0)
+    async with painting(tmp_path, registry, engine) as painter:
+        first = asyncio.create_task(events_of(painter, engine_job("first")))
+        await eventually(lambda: engine.started)
+        waiting = [asyncio.create_task(events_of(painter, engine_job(f"w{i}"))) for i in range(3)]
+        await eventually(lambda: painter.queued_jobs == 3)
+        for task in waiting[:2]:
+            task.cancel()
+        await asyncio.wait(waiting[:2])
+        assert painter.queued_jobs == 1
+        engine.gate.release(100)
+        await asyncio.gather(first, waiting[2])
+    assert engine.started == ["first", "w2"]
+
+
+async def test_a_job_left_during_its_download_frees_its_place(tmp_path: Path, registry: FilesRegistry) -> None:
+    digest = registry.add(content("a"))
+    registry.hold(digest)
+    async with painting(tmp_path, registry, FakeEngine([facts()])) as painter:
+        task = asyncio.create_task(events_of(painter, engine_job("j1", digest)))
+        await eventually(lambda: registry.downloads[digest])
+        task.cancel()
+        await asyncio.wait([task])
+        assert painter.queued_jobs == 0
+
+
+async def test_full_worker_refuses_and_names_a_time_from_what_jobs_cost(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    engine = SteppedEngine(allowed=0)
+    async with painting(tmp_path, registry, engine, max_queued=1) as painter:
+        tasks = [asyncio.create_task(events_of(painter, engine_job("first")))]
+        await eventually(lambda: engine.started)
+        for name in ("staged", "queued"):
+            tasks.append(asyncio.create_task(events_of(painter, engine_job(name))))
+            await eventually(lambda: painter.queued_jobs == len(tasks) - 1)
+            await eventually(lambda: len(painter._queue) == len(tasks) - 2)
+        with pytest.raises(WorkerFull) as caught:
+            await events_of(painter, engine_job("one more"))
+        assert caught.value.retry_after_s
+        engine.gate.release(100)
+        await asyncio.gather(*tasks)
+
+
+async def test_draining_worker_finishes_its_jobs_and_takes_no_more(tmp_path: Path, registry: FilesRegistry) -> None:
+    engine = SteppedEngine(allowed=0)
+    async with painting(tmp_path, registry, engine) as painter:
+        running = asyncio.create_task(events_of(painter, engine_job("first")))
+        await eventually(lambda: engine.started)
+        painter.drain()
+        with pytest.raises(WorkerDraining):
+            await events_of(painter, engine_job("second"))
+        engine.gate.release(100)
+        assert isinstance((await running)[-1], JobDone)
+
+
+async def test_adapter_that_can_t_be_had_fails_its_job_alone_and_is_remembered(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    digest = registry.add(content("a"))
+    registry.served[digest] = content("b")
+    async with painting(tmp_path, registry, FakeEngine([facts()])) as painter:
+        with pytest.raises(DigestMismatch):
+            await events_of(painter, engine_job("bad", digest))
+        assert await events_of(painter, engine_job("good"))
+        assert [mishap.reason for mishap in painter.mishaps] == ["DIGEST_MISMATCH"]
+        assert painter.queued_jobs == painter.running_jobs == 0
+
+
+async def test_engine_that_breaks_fails_what_runs_and_goes_on_with_the_next(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    class Fragile(FakeEngine):
+        def _paint(self, job: EngineJob):  # type: ignore[no-untyped-def]  # noqa: ANN202  # as the method it replaces
+            if job.id == "bad":
+                raise MemoryError("out of it")
+            return super()._paint(job)
+
+    async with painting(tmp_path, registry, Fragile([facts()])) as painter:
+        with pytest.raises(Internal):
+            await events_of(painter, engine_job("bad"))
+        assert await events_of(painter, engine_job("good"))
+
+
+async def test_a_job_can_be_ended_from_outside_with_an_error(tmp_path: Path, registry: FilesRegistry) -> None:
+    engine = SteppedEngine(allowed=1)
+    async with painting(tmp_path, registry, engine) as painter:
+        async with painter.painting(engine_job()) as mine:
+            while not isinstance(await anext(mine.events), StepDone):
+                pass
+            mine.give_up(Superseded("r1"))
+            with pytest.raises(Superseded):
+                await anext(mine.events)
+        assert painter.running_jobs == 0
+        assert not painter.mishaps, "nothing went wrong"
+
+
+async def test_books_the_work_of_each_router_from_measured_costs(tmp_path: Path, registry: FilesRegistry) -> None:
+    engine = SteppedEngine()
+    async with painting(tmp_path, registry, engine) as painter:
+        await events_of(painter, engine_job("j1"), router="r1")
+        (booked,) = painter.booked()
+        assert (booked.router, booked.gpu_seconds, booked.last_request_id) == ("r1", 0.0, "j1")
+        engine.gate = threading.Semaphore(0)
+        running = asyncio.create_task(events_of(painter, engine_job("j2"), router="r1"))
+        await eventually(lambda: painter.running_jobs)
+        (booked,) = painter.booked()
+        assert booked.gpu_seconds > 0
+        assert booked.last_request_id == "j2"
+        engine.gate.release(100)
+        await running

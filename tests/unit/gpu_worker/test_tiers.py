@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from looksmith.lora import Code, LoraError, Problem
+from looksmith.nouns import Tier
+from services.chassis.errors import NotFound
+from services.gpu_worker.engine.fake import FakeEngine
+from services.gpu_worker.engine.protocol import HostAdapter, Stage
+from services.gpu_worker.errors import AdapterUnusable, DigestMismatch
+from services.gpu_worker.tiers import AdapterTiers, Lease
+from tests.unit.gpu_worker.worker_parts import FilesRegistry, adapter_tiers, content, digest_of, eventually, facts
+
+
+@pytest.fixture
+def registry() -> FilesRegistry:
+    return FilesRegistry()
+
+
+async def bring(tiers: AdapterTiers, digest: str) -> None:
+    lease = tiers.lease("acme", [digest])
+    await tiers.bring(lease)
+    await tiers.place(lease)
+    tiers.release(lease)
+
+
+async def test_an_adapter_passes_from_the_store_to_the_device_and_each_stage_is_timed(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    digest = registry.add(content("a"))
+    async with adapter_tiers(tmp_path, registry) as (tiers, _):
+        lease = tiers.lease("acme", [digest])
+        assert lease.tier is Tier.STORE
+        await tiers.bring(lease)
+        assert tiers.residency() == {digest: Tier.HOST}
+        await tiers.place(lease)
+        assert tiers.residency() == {digest: Tier.DEVICE}
+        assert [stage.stage for stage in lease.stages] == [Stage.FETCH, Stage.VERIFY, Stage.COMPILE, Stage.COPY]
+        assert lease.fetched_bytes == 100
+        again = tiers.lease("acme", [digest])
+        await tiers.bring(again)
+        await tiers.place(again)
+        assert (again.tier, again.stages, again.fetched_bytes) == (Tier.DEVICE, [], 0)
+
+
+async def test_twenty_jobs_at_once_fetch_a_file_once(tmp_path: Path, registry: FilesRegistry) -> None:
+    digest = registry.add(content("a"))
+    gate = registry.hold(digest)
+    async with adapter_tiers(tmp_path, registry) as (tiers, _):
+        leases = [tiers.lease("acme", [digest]) for _ in range(20)]
+        waiting = [asyncio.create_task(tiers.bring(lease)) for lease in leases]
+        await eventually(lambda: registry.downloads[digest])
+        gate.set()
+        assert all(await asyncio.gather(*waiting))
+    assert registry.downloads[digest] == 1
+    assert all(Stage.FETCH in {stage.stage for stage in lease.stages} for lease in leases), "all of them waited for it"
+
+
+async def test_a_job_that_leaves_does_not_end_the_fetch_that_others_wait_for(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    digest = registry.add(content("a"))
+    gate = registry.hold(digest)
+    async with adapter_tiers(tmp_path, registry) as (tiers, _):
+        first, second = (asyncio.create_task(tiers.bring(tiers.lease("acme", [digest]))) for _ in range(2))
+        await eventually(lambda: registry.downloads[digest])
+        first.cancel()
+        gate.set()
+        assert await second
+    assert registry.downloads[digest] == 1
+
+
+async def test_bytes_with_another_digest_are_refused_and_the_next_try_fetches_anew(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    digest = registry.add(content("a"))
+    registry.served[digest] = content("b")
+    async with adapter_tiers(tmp_path, registry) as (tiers, _):
+        with pytest.raises(DigestMismatch) as caught:
+            await tiers.bring(tiers.lease("acme", [digest]))
+        assert caught.value.metadata == {"digest": digest, "found": digest_of(content("b"))}
+        assert tiers.residency() == {}
+        assert tiers.disk_bytes == 0
+        registry.served[digest] = content("a")
+        await bring(tiers, digest)
+    assert registry.downloads[digest] == 2
+
+
+async def test_what_the_registry_says_reaches_the_job(tmp_path: Path, registry: FilesRegistry) -> None:
+    async with adapter_tiers(tmp_path, registry) as (tiers, _):
+        with pytest.raises(NotFound) as caught:
+            await tiers.bring(tiers.lease("acme", ["0" * 64]))
+    assert caught.value.reason == "DIGEST_NOT_FOUND"
+
+
+async def test_file_that_the_engine_refuses_is_unusable_each_time(tmp_path: Path, registry: FilesRegistry) -> None:
+    class Picky(FakeEngine):
+        def read(self, path: Path, digest: str) -> HostAdapter:
+            raise LoraError(Problem(Code.E_MODULE, "no such module"))
+
+    digest = registry.add(content("a"))
+    async with adapter_tiers(tmp_path, registry, engine=Picky([facts()])) as (tiers, _):
+        for _ in range(2):
+            with pytest.raises(AdapterUnusable, match="no such module"):
+                await tiers.bring(tiers.lease("acme", [digest]))
+        assert tiers.host_bytes == 0
+
+
+async def test_slots_and_bytes_stay_within_their_budgets_and_the_least_recently_used_goes(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    digests = [registry.add(content(name)) for name in "abcdef"]
+    engine = FakeEngine([facts()])
+    async with adapter_tiers(tmp_path, registry, engine=engine, slots=2, host_bytes=300, disk_bytes=500) as (tiers, _):
+        for digest in [*digests[:3], digests[0], *digests[3:]]:
+            await bring(tiers, digest)
+            assert tiers.slots_used <= 2
+            assert tiers.host_bytes <= 300
+            assert tiers.disk_bytes <= 500
+        here = tiers.residency()
+        assert [digest for digest in digests if here.get(digest) is Tier.DEVICE] == digests[4:]
+        assert here[digests[3]] is Tier.HOST
+        assert len(here) == 5
+        assert engine._placed == set(digests[4:]), "the engine was told"
+
+
+async def test_jobs_wait_for_host_memory_that_others_hold_and_never_for_each_other(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    a, b, c = (registry.add(content(name)) for name in "abc")
+    async with adapter_tiers(tmp_path, registry, host_bytes=200) as (tiers, _):
+        holder = tiers.lease("acme", [a])
+        await tiers.bring(holder)
+        pairs = [tiers.lease("acme", pair) for pair in ([a, b], [b, c], [c, a])]
+
+        async def use(lease: Lease) -> None:
+            await tiers.bring(lease)
+            assert all(digest in tiers._host for digest in lease.digests)
+            assert tiers.host_bytes <= 200
+            tiers.release(lease)
+
+        using = [asyncio.create_task(use(lease)) for lease in pairs]
+        await eventually(lambda: len(tiers.residency()) == 3)
+        tiers.release(holder)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*using)
+
+
+async def test_adapter_beyond_all_host_memory_is_refused_at_once(tmp_path: Path, registry: FilesRegistry) -> None:
+    digest = registry.add(content("a", 400))
+    async with adapter_tiers(tmp_path, registry, host_bytes=300) as (tiers, _):
+        with pytest.raises(AdapterUnusable, match="400 bytes"):
+            await tiers.bring(tiers.lease("acme", [digest]))
+
+
+async def test_adapter_evicted_from_the_device_while_its_job_waited_is_placed_again(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    a, b = (registry.add(content(name)) for name in "ab")
+    async with adapter_tiers(tmp_path, registry, slots=1, host_bytes=100) as (tiers, _):
+        await bring(tiers, a)
+        await tiers.evict("unknown")
+        tiers._host.clear()  # a is on the device alone
+        waiting = tiers.lease("acme", [a])
+        await tiers.bring(waiting)
+        await bring(tiers, b)
+        assert tiers.residency()[a] is Tier.DISK
+        await tiers.place(waiting)
+        assert tiers.residency()[a] is Tier.DEVICE
+
+
+async def test_restart_finds_adapters_on_disk(tmp_path: Path, registry: FilesRegistry) -> None:
+    digest = registry.add(content("a"))
+    async with adapter_tiers(tmp_path, registry) as (tiers, _):
+        await bring(tiers, digest)
+    async with adapter_tiers(tmp_path, registry) as (tiers, _):
+        lease = tiers.lease("acme", [digest])
+        assert lease.tier is Tier.DISK
+        await tiers.bring(lease)
+        assert [stage.stage for stage in lease.stages] == [Stage.VERIFY, Stage.COMPILE]
+    assert registry.downloads[digest] == 1
+
+
+async def test_prefetch_brings_an_adapter_to_memory_and_changes_are_seen(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    digest = registry.add(content("a"))
+    seen: list[dict[str, Tier]] = []
+    async with adapter_tiers(tmp_path, registry) as (tiers, _):
+        tiers.watch(lambda: seen.append(tiers.residency()))
+        tiers.prefetch("acme", digest)
+        await eventually(lambda: tiers.residency().get(digest) is Tier.HOST)
+        assert seen == [{digest: Tier.DISK}, {digest: Tier.HOST}]
+        tiers.prefetch("acme", "0" * 64)
+        await eventually(lambda: registry.downloads["0" * 64])
+
+
+async def test_prefetch_without_room_in_memory_stays_on_disk(tmp_path: Path, registry: FilesRegistry) -> None:
+    a, b = (registry.add(content(name)) for name in "ab")
+    async with adapter_tiers(tmp_path, registry, host_bytes=100) as (tiers, _):
+        await tiers.bring(tiers.lease("acme", [a]))
+        tiers.prefetch("acme", b)
+        await eventually(lambda: tiers.residency().get(b) is Tier.DISK and not tiers._prefetches)
+        assert tiers.residency() == {a: Tier.HOST, b: Tier.DISK}
+
+
+async def test_evict_forgets_an_adapter_unless_a_job_uses_it(tmp_path: Path, registry: FilesRegistry) -> None:
+    digest = registry.add(content("a"))
+    async with adapter_tiers(tmp_path, registry) as (tiers, _):
+        lease = tiers.lease("acme", [digest])
+        await tiers.bring(lease)
+        await tiers.place(lease)
+        assert not await tiers.evict(digest)
+        assert tiers.residency() == {digest: Tier.DEVICE}
+        tiers.release(lease)
+        assert await tiers.evict(digest)
+        assert tiers.residency() == {digest: Tier.DISK}
+
+
+async def test_job_that_comes_during_an_eviction_finds_its_adapter_placed_again(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    digest = registry.add(content("a"))
+    engine = FakeEngine([facts()])
+    async with adapter_tiers(tmp_path, registry, engine=engine) as (tiers, _):
+        await bring(tiers, digest)
+        evicting = asyncio.create_task(tiers.evict(digest))
+        await asyncio.sleep(0)  # it has begun, and the engine has not answered
+        lease = tiers.lease("acme", [digest])
+        await tiers.bring(lease)
+        await tiers.place(lease)
+        await evicting
+        assert engine._placed == {digest}
+        assert tiers.residency() == {digest: Tier.DEVICE}
