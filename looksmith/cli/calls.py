@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
@@ -34,8 +35,16 @@ TRACES_DEFAULT = f"http://127.0.0.1:{PORT + 3}"
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a command; SIGTERM unwinds it as Ctrl-C does, so that what it started is stopped with it."""
+
+    async def until_told() -> T:
+        task = asyncio.current_task()
+        if task:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
     with one_line_errors():
-        return asyncio.run(work)
+        return asyncio.run(until_told())
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,10 @@ EXIT_CODES: dict[type[LooksmithError], int] = {
 }
 
 
+#: Exit codes of a command that was stopped by SIGINT (Ctrl-C) and by SIGTERM, as shells have them.
+STOPPED = (130, 143)
+
+
 class Problem(Exception):
     """Something that ends the command with one line and a code."""
 
@@ -62,8 +67,8 @@ def one_line_errors() -> Iterator[None]:
         _leave(f"{error.message} [{error.reason}]", code)
     except Problem as problem:
         _leave(problem.line, problem.code)
-    except KeyboardInterrupt:
-        _leave("interrupted", 130)
+    except (KeyboardInterrupt, asyncio.CancelledError) as signalled:
+        _leave("stopped before it was done", STOPPED[isinstance(signalled, asyncio.CancelledError)])
 
 
 def _leave(line: str, code: int) -> NoReturn:

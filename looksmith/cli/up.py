@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from looksmith.cli.calls import PORT, run
 from looksmith.cli.stack import Ports, local_stack
-from looksmith.cli.terminal import Problem, out
+from looksmith.cli.terminal import STOPPED, Problem, one_line_errors, out
 
 
 def up(
@@ -18,15 +18,22 @@ def up(
     folder: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = Path(".looksmith"),
 ) -> None:
     """Start the local stack: store, registry, router, workers. Ctrl-C stops all of it. Needs a checkout."""
-
-    async def work() -> None:
+    with one_line_errors():
         folder.mkdir(parents=True, exist_ok=True)
-        phase = lambda text: out.print(f"  [green]✓[/] {text}")  # noqa: E731  # one line, used once
-        out.print(f"Starting the local stack (data and logs in {folder}) ...")
-        async with local_stack(folder.resolve(), ports=Ports.from_base(port), workers=workers, on_phase=phase) as stack:
-            out.print("Ready. Ctrl-C stops everything. In another terminal:")
-            out.print("  .venv/bin/looksmith generate inkwell 'a red mug on a sky background' --trace")
-            ended = await stack.wait_for_an_end()
-            raise Problem(f"{ended} ended by itself; see {folder / 'logs' / ended}.log")
+    out.print(f"Starting the local stack (data and logs in {folder}) ...")
+    try:
+        run(_hold(folder.resolve(), Ports.from_base(port), workers))
+    except typer.Exit as ending:
+        if ending.exit_code not in STOPPED:
+            raise
+    out.print("Stopped.")
 
-    run(work())
+
+async def _hold(folder: Path, ports: Ports, workers: int) -> NoReturn:
+    """Runs the stack until this task is cancelled; a part that ends by itself is a problem."""
+    phase = lambda text: out.print(f"  [green]✓[/] {text}")  # noqa: E731  # one line, used once
+    async with local_stack(folder, ports=ports, workers=workers, on_phase=phase) as stack:
+        out.print("Ready. Ctrl-C stops everything. In another terminal:")
+        out.print("  .venv/bin/looksmith generate inkwell 'a red mug on a sky background' --trace")
+        ended = await stack.wait_for_an_end()
+        raise Problem(f"{ended} ended by itself; see {folder / 'logs' / ended}.log")
