@@ -1,0 +1,62 @@
+"""The command against a running stack: what it prints, what it exits with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.e2e.system import BRANDS, System
+
+
+def test_lists_brands_adapters_and_workers(system: System) -> None:
+    assert {b["name"] for b in system.json("brands")["brands"]} >= set(BRANDS)
+    listed = system.json("adapters", "inkwell")["adapters"]
+    assert [(a["name"], a["latest_version"], a["aliases"][0]["name"]) for a in listed] == [
+        ("house-style", 1, "production")
+    ]
+    assert [w["registration"]["name"] for w in system.json("workers")["workers"]] == ["worker-0", "worker-1"]
+
+
+def test_generates_files_and_tells_where_the_time_went(system: System, tmp_path: Path) -> None:
+    done = system.run(
+        "generate", "voltage", "a blue car on a mint background", "-n", "2", f"--out={tmp_path}", "--trace"
+    )
+    assert done.returncode == 0, done.stderr
+    assert [Image.open(f).size for f in sorted(tmp_path.glob("*.png"))] == [(128, 128)] * 2
+    for span in ("looksmith.generate", "place", "attempt", "worker.generate", "adapter.swap", "denoise", "send"):
+        assert f"{span} " in done.stdout, f"{span} is missing:\n{done.stdout}"
+
+
+def test_explains_where_a_picture_would_go(system: System) -> None:
+    told = system.json("explain", "harbour")
+    assert {c["worker"] for c in told["candidates"]} == {"worker-0", "worker-1"}
+    assert all(c["reason"] for c in told["candidates"])
+
+
+def test_publishing_the_same_file_again_makes_no_new_version(system: System) -> None:
+    again = system.json("publish", "harbour/house-style", "models/studio/brands/harbour/house-style.safetensors")
+    assert again["already_existed"] is True
+    assert again["version"]["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (("generate", "nobody", "a mug"), 3, "BRAND_NOT_FOUND"),
+        (("generate", "inkwell", "a mug", "--adapter=house-style:staging"), 3, "ALIAS_NOT_FOUND"),
+        (("generate", "inkwell", "a mug", "--adapter=house-style@99"), 3, "VERSION_NOT_FOUND"),
+        (("generate", "inkwell", "a mug", "--adapter=winter"), 3, "ADAPTER_NOT_FOUND"),
+        (("generate", "inkwell", "  "), 4, "PROMPT_EMPTY"),
+        (("generate", "inkwell", "mug " * 60), 4, "PROMPT_TOO_LONG"),
+        (("generate", "inkwell", "a mug", "--steps=3"), 4, "STEPS_UNSUPPORTED"),
+        (("publish", "inkwell/logo", "README.md"), 4, "E_"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_reason(
+    system: System, arguments: tuple[str, ...], code: int, reason: str
+) -> None:
+    done = system.run(*arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+    assert reason in done.stderr

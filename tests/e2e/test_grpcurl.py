@@ -1,0 +1,56 @@
+"""What a person sees who debugs with grpcurl: every service described, plain requests served, errors in words."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.e2e.system import System
+
+GENERATE = "looksmith.v1.ImageGenerationService/Generate"
+SERVICES = {
+    "registry": ("looksmith.v1.AdapterRegistryService", "looksmith.v1.BrandService"),
+    "router": ("looksmith.v1.FleetService", "looksmith.v1.ImageGenerationService"),
+    "worker": ("looksmith.v1.ImageGenerationService",),
+}
+
+
+def address(system: System, server: str) -> str:
+    return {"registry": system.registry, "router": system.router, "worker": system.workers[0]}[server]
+
+
+@pytest.mark.parametrize("server", SERVICES)
+def test_lists_and_describes_every_service(system: System, server: str) -> None:
+    listed = system.grpcurl(address(system, server), "list").stdout.split()
+    assert {*SERVICES[server], "grpc.health.v1.Health"} <= set(listed)
+    for service in SERVICES[server]:
+        described = system.grpcurl(address(system, server), f"describe {service}")
+        assert f"service {service.rpartition('.')[2]}" in described.stdout, described.stderr
+
+
+@pytest.mark.parametrize("server", ["router", "worker"])
+def test_brand_and_prompt_alone_paint(system: System, server: str) -> None:
+    asked = json.dumps({"brand": "inkwell", "prompt": "a red mug on a sky background", "omit_image_bytes": True})
+    done = system.grpcurl(address(system, server), "-d", asked, GENERATE)
+    assert done.returncode == 0, done.stderr
+    for event in ("accepted", "placed", "swapped", "imageDone", "finished"):
+        assert f'"{event}"' in done.stdout
+    assert len(done.stdout) < 20_000, "omit_image_bytes keeps a terminal clean"
+
+
+@pytest.mark.parametrize("server", ["router", "worker"])
+def test_error_details_print_as_words(system: System, server: str) -> None:
+    asked = json.dumps({"brand": "inkwell", "prompt": "a red mug", "steps": 99})
+    done = system.grpcurl(address(system, server), "-d", asked, GENERATE)
+    assert done.returncode != 0
+    assert "InvalidArgument" in done.stderr
+    assert "STEPS_UNSUPPORTED" in done.stderr
+    assert "BadRequest" in done.stderr
+    assert "allows 1, 2, 4, 8" in done.stderr
+
+
+def test_health_says_serving(system: System) -> None:
+    for server in SERVICES:
+        answer = system.grpcurl(address(system, server), "grpc.health.v1.Health/Check")
+        assert '"status": "SERVING"' in answer.stdout, answer.stderr
