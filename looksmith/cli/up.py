@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -9,7 +11,7 @@ import typer
 
 from looksmith.cli.calls import PORT, run
 from looksmith.cli.stack import Ports, local_stack
-from looksmith.cli.terminal import STOPPED, Problem, one_line_errors, out
+from looksmith.cli.terminal import Problem, one_line_errors, out
 
 
 def up(
@@ -21,12 +23,13 @@ def up(
     with one_line_errors():
         folder.mkdir(parents=True, exist_ok=True)
     out.print(f"Starting the local stack (data and logs in {folder}) ...")
-    try:
-        run(_hold(folder.resolve(), Ports.from_base(port), workers))
-    except typer.Exit as ending:
-        if ending.exit_code not in STOPPED:
-            raise
+    run(_until_stopped(folder.resolve(), Ports.from_base(port), workers))
     out.print("Stopped.")
+
+
+async def _until_stopped(folder: Path, ports: Ports, workers: int) -> None:
+    with suppress(asyncio.CancelledError):  # Ctrl-C or SIGTERM, which is how a stack is meant to end
+        await _hold(folder, ports, workers)
 
 
 async def _hold(folder: Path, ports: Ports, workers: int) -> NoReturn:

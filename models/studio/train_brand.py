@@ -19,7 +19,7 @@ from models.studio.train_base import CaptionedLatents, denoising_loss, latents, 
 from models.studio.train_vae import LOOK_PICTURES, SEEN_BY_BRANDS
 from models.studio.training import STUDIO, Trainer
 
-STEPS, BATCH, PEAK_RATE = 350, 32, 1.5e-3
+STEPS, BATCH, PEAK_RATE = 1000, 32, 1.5e-3
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 ALL_LINEAR = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")

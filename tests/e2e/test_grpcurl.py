@@ -34,7 +34,7 @@ def test_brand_and_prompt_alone_paint(system: System, server: str) -> None:
     asked = json.dumps({"brand": "inkwell", "prompt": "a red mug on a sky background", "omit_image_bytes": True})
     done = system.grpcurl(address(system, server), "-d", asked, GENERATE)
     assert done.returncode == 0, done.stderr
-    for event in ("accepted", "placed", "swapped", "imageDone", "finished"):
+    for event in ("accepted", "placed", "swapped", "image_done", "finished"):
         assert f'"{event}"' in done.stdout
     assert len(done.stdout) < 20_000, "omit_image_bytes keeps a terminal clean"
 
