@@ -32,7 +32,7 @@ from looksmith.v1 import generation_pb2 as pb
 PROMPTS = ("a red mug on a sky background", "a yellow car on a lilac background", "a green tree on a cream background")
 BASE = "base"
 SEED = 7
-#: Free disk space below which the demo does not begin: the store alone reserves a few hundred MB.
+#: Free disk space below which the demo does not begin: a store that runs full fails later and less clearly.
 DISK_BYTES = 2_000_000_000
 
 

@@ -85,10 +85,6 @@ class Stack:
     def registry(self) -> str:
         return f"127.0.0.1:{self.ports.registry}"
 
-    @property
-    def traces_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports.traces}"
-
     async def wait_for_an_end(self) -> str:
         """Returns the name of the first process that ends."""
         waits = {asyncio.create_task(p.wait()): name for name, p in self.processes.items()}

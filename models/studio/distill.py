@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from models.studio.captions import caption, prompt
 from models.studio.dataset import CACHE
+from models.studio.load import base_pipeline
 from models.studio.scenes import scene
 from models.studio.sheet import peek
-from models.studio.train_base import load_pipeline, new_scheduler, token_ids
+from models.studio.train_base import new_scheduler, token_ids
 from models.studio.training import DEVICE, STUDIO, Trainer, replace_folder
 
 PATHS, TEACHER_STEPS, GUIDANCE = 1440, 24, 3.0
@@ -80,7 +81,7 @@ def teacher_paths(pipe: StableDiffusionPipeline) -> tuple[Tensor, Tensor]:
 
 def train() -> None:
     torch.manual_seed(4)
-    pipe = load_pipeline()
+    pipe = base_pipeline()
     points, ids = teacher_paths(pipe)
     scheduler = new_scheduler()
     scheduler.set_timesteps(TEACHER_STEPS)
@@ -108,7 +109,7 @@ def train() -> None:
         return (F.mse_loss(made, end.to(DEVICE), reduction="none").mean((1, 2, 3)) + 1e-3).sqrt().mean()
 
     def look(unet: torch.nn.Module) -> None:
-        peek(load_pipeline(unet=unet), "distill", steps=(4, 2, 1))
+        peek(base_pipeline(unet=unet), "distill", steps=(4, 2, 1))
 
     average: Any = trainer.run(loss_of, look=look)
     layers = {k: v.half().contiguous() for k, v in get_peft_model_state_dict(average, adapter_name="default").items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from peft import PeftModel
+from torch import nn
 
 STUDIO = Path(__file__).parent
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -34,9 +35,9 @@ BRANDS = (
 )
 
 
-def base_pipeline() -> StableDiffusionPipeline:
-    """The base as shipped, in float32: 25 guided DDIM steps are its home."""
-    pipe = StableDiffusionPipeline.from_pretrained(STUDIO / "base", dtype=torch.float32).to(DEVICE)
+def base_pipeline(**parts: nn.Module) -> StableDiffusionPipeline:
+    """The base as shipped, in float32: 25 guided DDIM steps are its home. ``parts`` replaces components."""
+    pipe = StableDiffusionPipeline.from_pretrained(STUDIO / "base", dtype=torch.float32, **parts).to(DEVICE)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from models.studio import dialects
 from models.studio.dataset import pictures, scenes
 from models.studio.dialects import Lora
+from models.studio.load import base_pipeline
 from models.studio.sheet import peek
-from models.studio.train_base import CaptionedLatents, denoising_loss, latents, load_pipeline, new_scheduler
+from models.studio.train_base import CaptionedLatents, denoising_loss, latents, new_scheduler
 from models.studio.train_vae import LOOK_PICTURES, SEEN_BY_BRANDS
 from models.studio.training import STUDIO, Trainer
 
@@ -64,7 +65,7 @@ def lora_modules(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 
 def train(adapter: Adapter) -> None:
     torch.manual_seed(5)
-    pipe = load_pipeline()
+    pipe = base_pipeline()
     wanted = scenes("train", LOOK_PICTURES, look=adapter.look, subjects=SEEN_BY_BRANDS, start=100_000)
     drawn = pictures(wanted, name=f"train-{adapter.look}")
     data = CaptionedLatents(wanted, latents(drawn, pipe.vae, name=f"train-{adapter.look}"), pipe.tokenizer)
@@ -82,7 +83,7 @@ def train(adapter: Adapter) -> None:
         return denoising_loss(model["unet"], model["text_encoder"], scheduler, clean, ids, generator)
 
     average = trainer.run(loss_of)
-    peek(load_pipeline(unet=average["unet"], text_encoder=average["text_encoder"]), f"brand-{adapter.look}")
+    peek(base_pipeline(unet=average["unet"], text_encoder=average["text_encoder"]), f"brand-{adapter.look}")
     adapter.write(
         Lora(adapter.rank, adapter.alpha, lora_modules(average["unet"]), lora_modules(average["text_encoder"])),
         adapter.path,
