@@ -4,6 +4,8 @@ Reads imports wherever they stand, in functions and under TYPE_CHECKING too; kno
 """
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import resolve_name
 from pathlib import Path, PurePosixPath
@@ -96,3 +98,11 @@ def test_notices_a_forbidden_import(path: str, source: str) -> None:
 )
 def test_lets_a_permitted_import_pass(path: str, source: str) -> None:
     assert breaches(source, PurePosixPath(path)) == []
+
+
+@pytest.mark.parametrize("service", ["registry", "router"])
+def test_a_service_without_an_engine_runs_without_torch(service: str) -> None:
+    # A process of its own: other tests have torch loaded already. Static rules can't see what a library brings in.
+    code = f"import sys, services.{service}.compose; print(sorted({{*sys.modules}} & {set(HEAVY)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
