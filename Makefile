@@ -34,7 +34,8 @@ lint: $(READY)  ## check style, types and protos
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(if $(PROTOS),$(BIN)/buf lint)
+	$(BIN)/buf lint
+	$(BIN)/buf breaking --against protos/baseline/v1.binpb
 
 test: $(READY)  ## run the tests
 	$(BIN)/pytest

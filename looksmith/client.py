@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import Self
 
 import grpc
 
-from looksmith.errors import DataLoss, LooksmithError, Unavailable, error_from_rpc
+from looksmith.errors import DataLoss, DeadlineExceeded, LooksmithError, Unavailable, error_from_rpc
 from looksmith.v1 import generation_pb2 as pb
 from looksmith.v1 import generation_pb2_grpc as rpc
 
@@ -156,15 +156,19 @@ class Looksmith:
             metadata: sent with every attempt, such as a traceparent.
 
         Raises:
-            LooksmithError: what the service answered, as in looksmith.errors.
+            LooksmithError: what the service answered, as in looksmith.errors; DeadlineExceeded after ``timeout_s``.
         """
         named = pb.GenerateRequest()
         named.CopyFrom(request)
         named.request_id = named.request_id or self._new_id()
         progress = _Progress(named)
-        async for response in self._resuming(progress, timeout_s=timeout_s, metadata=metadata):
-            if on_event:
-                on_event(response)
+        try:
+            async with aclosing(self._resuming(progress, timeout_s=timeout_s, metadata=metadata)) as responses:
+                async for response in responses:
+                    if on_event:
+                        on_event(response)
+        except TimeoutError:
+            raise DeadlineExceeded(f"not finished within {timeout_s:g} s") from None
         if not progress.accepted or not progress.finished:
             raise Unavailable("the stream ended before it was finished", reason="STREAM_CUT")
         images = tuple(progress.images[i] for i in sorted(progress.images))
@@ -172,7 +176,7 @@ class Looksmith:
 
     async def _resuming(
         self, progress: _Progress, *, timeout_s: float, metadata: Sequence[tuple[str, str]]
-    ) -> AsyncIterator[pb.GenerateResponse]:
+    ) -> AsyncGenerator[pb.GenerateResponse, None]:
         async with asyncio.timeout(timeout_s) as limit:
             for resumed in range(self._max_resumes + 1):
                 left = (limit.when() or 0) - asyncio.get_running_loop().time()

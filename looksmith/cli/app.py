@@ -6,20 +6,30 @@ import typer
 
 from looksmith.cli import demo, fleet, painting, publishing, up
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Hundreds of brands' LoRAs on one GPU.")
+HELP = """Publish brands' LoRA adapters, paint with them, and see where and how fast it was done.
 
-for command in (
-    demo.demo,
-    up.up,
-    publishing.publish,
-    painting.generate,
-    publishing.brands,
-    publishing.adapters,
-    publishing.promote,
-    fleet.workers,
-    fleet.explain,
+No servers yet? `looksmith demo` shows everything in a minute; `looksmith up` starts a stack to play with.
+"""
+EXIT_CODES = (
+    "Exit codes: 0 done; 2 the command line is wrong; 3 not found; 4 refused, it would be again; 5 not allowed; "
+    "6 unreachable or busy, try again; 7 out of time; 130 and 143 stopped by a signal; 1 anything else. "
+    "Errors are one line on standard error; with --json, standard output is one JSON document."
+)
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help=HELP, epilog=EXIT_CODES)
+
+for command, example in (
+    (demo.demo, "looksmith demo --out pictures"),
+    (up.up, "looksmith up --workers 1"),
+    (publishing.publish, "looksmith publish inkwell/house-style ./house-style.safetensors --alias production"),
+    (painting.generate, "looksmith generate inkwell 'a red mug on a sky background' -n 2 --show --trace"),
+    (publishing.brands, "looksmith brands --json"),
+    (publishing.adapters, "looksmith adapters inkwell"),
+    (publishing.promote, "looksmith promote inkwell/house-style@2 --reason 'the client signed it off'"),
+    (fleet.workers, "looksmith workers --routers 127.0.0.1:7400"),
+    (fleet.explain, "looksmith explain inkwell"),
 ):
-    app.command()(command)
+    app.command(epilog=f"Example: {example}")(command)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
-from collections.abc import AsyncIterator, Awaitable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any, TypeVar
 
 import grpc
@@ -15,42 +16,85 @@ from google.protobuf.message import Message
 
 from looksmith.cli.terminal import Problem, one_line_errors
 from looksmith.client import CHANNEL_OPTIONS
-from looksmith.errors import error_from_rpc
-from looksmith.v1 import adapter_pb2
+from looksmith.errors import DeadlineExceeded, Unavailable, Unimplemented, error_from_rpc
+from looksmith.v1 import adapter_pb2, generation_pb2
 
 T = TypeVar("T")
 
 PORT = 7400
 Router = Annotated[
-    str, typer.Option(envvar="LOOKSMITH_ROUTERS", help="Routers, host:port, separated by commas.", show_default=True)
+    str, typer.Option(envvar="LOOKSMITH_ROUTERS", help="Routers, HOST:PORT, separated by commas.", show_default=True)
 ]
-Registry = Annotated[str, typer.Option(envvar="LOOKSMITH_REGISTRY", help="Registry, host:port.", show_default=True)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Registry = Annotated[str, typer.Option(envvar="LOOKSMITH_REGISTRY", help="Registry, HOST:PORT.", show_default=True)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Brand = Annotated[str, typer.Argument(help="Name of the brand.")]
-AdapterName = Annotated[str, typer.Argument(help="BRAND/ADAPTER, then @VERSION or :ALIAS where one is meant.")]
+AdapterName = Annotated[str, typer.Argument(help="BRAND/ADAPTER, BRAND/ADAPTER@VERSION or BRAND/ADAPTER:ALIAS.")]
 
 ROUTER_DEFAULT = f"127.0.0.1:{PORT}"
 REGISTRY_DEFAULT = f"127.0.0.1:{PORT + 1}"
 TRACES_DEFAULT = f"http://127.0.0.1:{PORT + 3}"
 
 
+#: What gRPC says about a connection that failed, and what to do about it; the first that fits.
+_CAUSES = (
+    ("Connection refused", "connection refused; is the stack up? `looksmith up` starts one"),
+    ("HTTP/2", "what listens there is no gRPC server; check the address"),
+    ("Socket closed", "it hung up: it stopped, it wants TLS (Looksmith speaks plaintext), or it is no gRPC server"),
+    ("resolv", "no such host; write HOST:PORT"),
+)
+
+
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a command; SIGTERM unwinds it as Ctrl-C does, so that what it started is stopped with it."""
+    """Runs a command. A signal unwinds it, so that what it started is stopped with it; another one hurries that."""
+    signals: list[int] = []
 
     async def until_told() -> T:
-        task = asyncio.current_task()
-        if task:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+        def stop(number: int) -> None:
+            signals.append(number)
+            if task:
+                task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+                loop.add_signal_handler(number, stop, number)
         return await work
 
     with one_line_errors():
-        return asyncio.run(until_told())
+        try:
+            return asyncio.run(until_told())
+        except asyncio.CancelledError:
+            raise Problem("stopped before it was done", 128 + signals[0]) from None  # the code that shells have for it
 
 
 @asynccontextmanager
 async def connected(address: str) -> AsyncIterator[grpc.aio.Channel]:
-    async with grpc.aio.insecure_channel(address.partition(",")[0], options=CHANNEL_OPTIONS) as channel:
-        yield channel
+    """A channel to the first of ``address``; errors inside it say whether that could be reached at all."""
+    first = address.partition(",")[0]
+    with reaching(first):
+        async with grpc.aio.insecure_channel(first, options=CHANNEL_OPTIONS) as channel:
+            yield channel
+
+
+@contextmanager
+def reaching(addresses: str) -> Iterator[None]:
+    """Names the servers that were tried where gRPC alone speaks; what a server of ours says has its own reason."""
+    try:
+        yield
+    except Unavailable as error:
+        if error.reason != Unavailable.reason:
+            raise
+        cause = next((known for words, known in _CAUSES if words in error.message), error.message)
+        raise Unavailable(f"no answer from {addresses}: {cause}") from None
+    except Unimplemented as error:
+        if error.reason != Unimplemented.reason:
+            raise
+        raise Unimplemented(f"{addresses} does not serve this call: is it the right kind of server?") from None
+    except DeadlineExceeded as error:
+        if error.reason != DeadlineExceeded.reason:
+            raise
+        raise DeadlineExceeded(f"{addresses} did not answer in time") from None
 
 
 async def answer(call: Awaitable[T]) -> T:
@@ -62,7 +106,13 @@ async def answer(call: Awaitable[T]) -> T:
 
 
 def as_dict(message: Message) -> dict[str, Any]:
-    return MessageToDict(message, preserving_proto_field_name=True)
+    """A message as JSON has it; zeros and empty lists too, so that a script finds the same keys every time."""
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def tier_name(tier: generation_pb2.Tier.ValueType) -> str | None:
+    """As the glossary has it; None: no adapter is needed."""
+    return generation_pb2.Tier.Name(tier).removeprefix("TIER_").lower() if tier else None
 
 
 def parse_ref(text: str) -> adapter_pb2.AdapterRef:
@@ -74,7 +124,7 @@ def parse_ref(text: str) -> adapter_pb2.AdapterRef:
     if version.startswith("sha256:"):
         return adapter_pb2.AdapterRef(brand=brand, adapter=adapter, digest=version.removeprefix("sha256:"))
     if at:
-        if not version.isdigit():
+        if not re.fullmatch("[0-9]{1,9}", version):
             raise Problem(f"{version!r} is no version number", 2)
         return adapter_pb2.AdapterRef(brand=brand, adapter=adapter, version=int(version))
     adapter, colon, alias = rest.partition(":")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from looksmith.cli.calls import ROUTER_DEFAULT, Brand, Json, Router, answer, as_dict, connected, run
-from looksmith.cli.terminal import out, print_json, table
+from looksmith.cli.calls import ROUTER_DEFAULT, Brand, Json, Router, answer, as_dict, connected, run, tier_name
+from looksmith.cli.tables import table
+from looksmith.cli.terminal import out, print_json, say
 from looksmith.v1 import fleet_pb2, fleet_pb2_grpc, generation_pb2
 
 
 def workers(*, routers: Router = ROUTER_DEFAULT, json: Json = False) -> None:
-    """List the GPU workers that the router knows."""
+    """List the GPU workers that a router knows: their state, their slots for adapters, their jobs."""
 
     async def work() -> None:
         async with connected(routers) as channel:
@@ -31,7 +32,8 @@ def workers(*, routers: Router = ROUTER_DEFAULT, json: Json = False) -> None:
             for w in listed.workers
         ]
         columns = ("worker", "state", "engine", "device", "recipes", "slots", "queued", "running")
-        out.print(table(columns, rows, title=f"{listed.router}"))
+        say(f"{len(rows)} workers at router {listed.router}")
+        out.print(table(columns, rows, expendable=("engine", "device")))
 
     run(work())
 
@@ -42,7 +44,7 @@ def explain(
     routers: Router = ROUTER_DEFAULT,
     json: Json = False,
 ) -> None:
-    """Tell where a brand's next picture would be painted, and why not elsewhere."""
+    """Tell where a brand's next picture would be painted, and why not elsewhere. Paints nothing."""
 
     async def work() -> None:
         async with connected(routers) as channel:
@@ -53,19 +55,17 @@ def explain(
         if json:
             print_json(as_dict(told))
             return
-        rows = [
-            (
-                c.worker,
-                c.rank,
-                1000 * c.expected_seconds,
-                1000 * c.booked_seconds,
-                1000 * c.adapter_seconds,
-                generation_pb2.Tier.Name(c.tier).removeprefix("TIER_").lower(),
-                c.reason,
-            )
-            for c in told.candidates
-        ]
-        columns = ("worker", "hash rank", "expected ms", "booked ms", "adapter ms", "tier", "why")
-        out.print(table(columns, rows))
+        used = ", ".join(f"{a.adapter}@{a.version} (sha256 {a.digest[:12]})" for a in told.adapters) or "the base alone"
+        where = f"{told.placed.worker} ({told.placed.reason})" if told.HasField("placed") else "nobody could paint it"
+        say(f"{brand} with {used}: {where}")
+        columns = ("worker", "hash\nrank", "expected\nms", "booked\nms", "adapter\nms", "tier", "why")
+        out.print(table(columns, [_candidate(c) for c in told.candidates], expendable=("hash\nrank", "booked\nms")))
 
     run(work())
+
+
+def _candidate(seen: fleet_pb2.PlacementCandidate) -> tuple[object, ...]:
+    """A row of explain; one that can't paint has no times."""
+    seconds = (seen.expected_seconds, seen.booked_seconds, seen.adapter_seconds)
+    times = [1000 * s if seen.eligible else None for s in seconds]
+    return seen.worker, seen.rank, *times, tier_name(seen.tier), seen.reason

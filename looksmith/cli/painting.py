@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from looksmith.cli import terminal
-from looksmith.cli.calls import ROUTER_DEFAULT, TRACES_DEFAULT, Brand, Json, Router, as_dict, parse_ref, run
-from looksmith.cli.terminal import Problem, out, print_json
+from looksmith.cli.calls import ROUTER_DEFAULT, TRACES_DEFAULT, Brand, Json, Router, as_dict, parse_ref, reaching, run
+from looksmith.cli.terminal import Problem, half_blocks, note, out, print_json, progress, say
 from looksmith.cli.waterfall import fetch_trace, waterfall
 from looksmith.client import Looksmith, Painting
 from looksmith.v1 import generation_pb2 as pb
@@ -23,56 +21,65 @@ def generate(
     brand: Brand,
     prompt: Annotated[str, typer.Argument(help="What to paint.")],
     *,
-    count: Annotated[int, typer.Option("--count", "-n", help="Number of images.")] = 1,
-    steps: Annotated[int, typer.Option(help="Denoising steps; 0: the recipe's.")] = 0,
-    seed: Annotated[int | None, typer.Option(help="Seed of the first image.")] = None,
-    adapter: Annotated[list[str] | None, typer.Option(help="ADAPTER, ADAPTER@VERSION or ADAPTER:ALIAS.")] = None,
-    plain: Annotated[bool, typer.Option("--no-adapters", help="Paint with the base alone.")] = False,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=16, help="Number of images.")] = 1,
+    steps: Annotated[int, typer.Option(min=0, max=1000, help="Denoising steps; 0: the recipe's.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Seed of the first image; the same seed paints the same picture."),
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="Instead of the brand's own: ADAPTER, ADAPTER@VERSION or ADAPTER:ALIAS. Up to three."),
+    ] = None,
+    plain: Annotated[bool, typer.Option("--no-adapters", help="Paint with the base alone, without any look.")] = False,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Where the images go.")] = Path("out"),
-    trace: Annotated[bool, typer.Option("--trace", help="Show where the time went.")] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="Show where the time went, span by span.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Show the pictures in the terminal.")] = False,
     routers: Router = ROUTER_DEFAULT,
     traces: Annotated[str, typer.Option(envvar="LOOKSMITH_TRACES", help="Jaeger's query address.")] = TRACES_DEFAULT,
     json: Json = False,
 ) -> None:
-    """Paint pictures for a brand."""
-    request = pb.GenerateRequest(
-        brand=brand, prompt=prompt, count=count, steps=steps, no_adapters=plain, report_steps=True
-    )
-    if seed is not None:
-        request.seed = seed
-    for text in adapter or []:
-        ref = parse_ref(f"{brand}/{text}")
-        use = request.adapters.add(adapter=ref.adapter)
-        pick = ref.WhichOneof("pick") or "alias"
-        setattr(use, pick, getattr(ref, pick))
+    """Paint pictures for a brand, in its look, and say where and how fast that was done."""
 
     async def work() -> None:
+        request = pb.GenerateRequest(
+            brand=brand, prompt=prompt, count=count, steps=steps, no_adapters=plain, report_steps=True
+        )
+        if seed is not None:
+            if seed >= 2**64:
+                raise Problem("--seed must be below 2^64", 2)
+            request.seed = seed
+        for text in adapter or []:
+            ref = parse_ref(f"{brand}/{text}")
+            use = request.adapters.add(adapter=ref.adapter)
+            pick = ref.WhichOneof("pick") or "alias"
+            setattr(use, pick, getattr(ref, pick))
         trace_id = secrets.token_hex(16)
-        painting = await _paint(request, routers.split(","), trace_id, quiet=json)
+        with reaching(routers):
+            painting = await _paint(request, routers.split(","), trace_id, quiet=json)
         files = _save(painting, folder, brand)
         if json:
             print_json(_as_json(painting, files, trace_id))
             return
         if show:
-            out.print(terminal.half_blocks([i.data for i in painting.images[:4]], columns=32))
+            out.print(half_blocks([i.data for i in painting.images[:4]], columns=32, width=out.width))
         _tell(painting, files)
         if trace:
             spans = await fetch_trace(traces, trace_id, root="looksmith.generate")
             if not spans:
                 raise Problem(f"no trace {trace_id} at {traces}", 6)
-            out.print(f"trace {trace_id}")
-            out.print(waterfall(spans))
+            say(f"trace {trace_id}")
+            out.print(waterfall(spans, width=out.width))
 
     run(work())
 
 
 async def _paint(request: pb.GenerateRequest, routers: list[str], trace_id: str, *, quiet: bool) -> Painting:
     """Paints with a bar on standard error; the whole call is one trace, named by ``trace_id``."""
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), console=terminal.err, transient=True)
+    bar = progress(TextColumn("{task.description}"), BarColumn(), quiet=quiet)
     task = bar.add_task("asked", total=None)
     parent = f"00-{trace_id}-{secrets.token_hex(8)}-01"
-    with nullcontext() if quiet else bar:
+    with bar:
         async with Looksmith(routers) as client:
             return await client.paint(
                 request, on_event=_shower(bar, task, request.count), metadata=[("traceparent", parent)]
@@ -115,11 +122,12 @@ def _as_json(painting: Painting, files: list[Path], trace_id: str) -> dict[str, 
 def _tell(painting: Painting, files: list[Path]) -> None:
     done = painting.finished
     used = ", ".join(f"{a.adapter}@{a.version}" for a in done.adapters) or "the base alone"
-    out.print(", ".join(map(str, files)))
-    out.print(
+    for file in files:
+        say(str(file))
+    say(
         f"{used} on {done.worker} ({painting.placed.reason}); "
         f"swap {done.timings.swap_visible.ToMilliseconds()} ms visible, "
         f"denoise {done.timings.denoise.ToMilliseconds()} ms, total {done.timings.total.ToMilliseconds()} ms"
     )
     for warning in dict.fromkeys((*painting.accepted.warnings, *done.warnings)):
-        out.print(f"[yellow]note:[/] {warning}")
+        note(warning)

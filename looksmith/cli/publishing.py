@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import grpc
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn
 
-from looksmith.cli import terminal
 from looksmith.cli.calls import (
     REGISTRY_DEFAULT,
     AdapterName,
@@ -22,31 +20,44 @@ from looksmith.cli.calls import (
     parse_ref,
     run,
 )
-from looksmith.cli.terminal import Problem, out, print_json, table
+from looksmith.cli.tables import table
+from looksmith.cli.terminal import Problem, note, out, print_json, progress, say
 from looksmith.errors import error_from_rpc
 from looksmith.lora import LoraError
 from looksmith.publisher import publish as publish_adapter
 from looksmith.v1 import adapter_pb2, brand_pb2, brand_pb2_grpc, registry_pb2, registry_pb2_grpc
 
+#: Records asked for at a time: the most that the registry gives.
+PAGE = 1000
+
 
 def publish(
-    adapter: AdapterName,
+    adapter: Annotated[str, typer.Argument(help="BRAND/ADAPTER.")],
     path: Annotated[Path, typer.Argument(exists=True, help="A .safetensors file or a peft folder.")],
     *,
     family: Annotated[str, typer.Option(help="Family of the base it was trained for.")] = "studio",
-    alias: Annotated[list[str] | None, typer.Option(help="Alias that shall name the new version.")] = None,
-    note: Annotated[str, typer.Option(help="Note for the history.")] = "",
+    alias: Annotated[
+        list[str] | None, typer.Option(help="Alias that shall name this version; may be repeated.")
+    ] = None,
+    remark: Annotated[str, typer.Option("--note", help="Note for the history.")] = "",
     registry: Registry = REGISTRY_DEFAULT,
     json: Json = False,
 ) -> None:
-    """Publish an adapter's next version. The brand's record is made if there is none."""
+    """Publish an adapter's next version.
+
+    The registry checks the file and numbers the version; the same bytes again make no new one. The first version goes
+    into production; a later one goes there with --alias production, or with promote. A brand that has no record gets
+    one, with this adapter as its look.
+    """
 
     async def work() -> None:
         ref = parse_ref(adapter)
-        bar = Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=terminal.err)
+        if {"@", ":"} & set(adapter):
+            raise Problem(f"write {ref.brand}/{ref.adapter}: the registry numbers versions, --alias names them", 2)
+        bar = progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), quiet=json)
         async with connected(registry) as channel:
             await ensure_brand(channel, ref.brand, ref.adapter)
-            with bar if not json else nullcontext():
+            with bar:
                 task = bar.add_task(f"{ref.brand}/{ref.adapter}", total=None)
                 try:
                     done = await publish_adapter(
@@ -56,7 +67,7 @@ def publish(
                         adapter=ref.adapter,
                         family=family,
                         aliases=alias or [],
-                        note=note,
+                        note=remark,
                         on_progress=lambda sent, size: bar.update(task, completed=sent, total=size),
                     )
                 except LoraError as error:
@@ -68,9 +79,9 @@ def publish(
         v = done.version
         names = f", now {' and '.join(done.aliases)}" if done.aliases else ""
         manifest = f"{v.manifest.dialect}, rank {'/'.join(map(str, v.manifest.ranks))}, {v.manifest.modules} modules"
-        out.print(f"{v.brand}/{v.adapter} {word} version {v.version}{names} ({manifest}, sha256 {v.digest[:12]})")
+        say(f"{v.brand}/{v.adapter} {word} version {v.version}{names} ({manifest}, sha256 {v.digest[:12]})")
         for warning in v.manifest.warnings:
-            out.print(f"[yellow]note:[/] {warning}")
+            note(warning)
 
     run(work())
 
@@ -88,12 +99,18 @@ async def ensure_brand(channel: grpc.aio.Channel, brand: str, adapter: str) -> N
 
 
 def brands(*, registry: Registry = REGISTRY_DEFAULT, json: Json = False) -> None:
-    """List the brands."""
+    """List the brands, each with the adapters that its pictures get unless a request names others."""
 
     async def work() -> None:
         async with connected(registry) as channel:
             stub = brand_pb2_grpc.BrandServiceStub(channel)
-            listed = await answer(stub.ListBrands(brand_pb2.ListBrandsRequest(page_size=1000), timeout=10))
+            request = brand_pb2.ListBrandsRequest(page_size=PAGE)
+            listed = await answer(stub.ListBrands(request, timeout=10))
+            while token := listed.next_page_token:
+                request.page_token = token
+                page = await answer(stub.ListBrands(request, timeout=10))
+                listed.brands.extend(page.brands)
+                listed.next_page_token = page.next_page_token
         if json:
             print_json(as_dict(listed))
             return
@@ -101,24 +118,29 @@ def brands(*, registry: Registry = REGISTRY_DEFAULT, json: Json = False) -> None
             (b.name, b.display_name, ", ".join(f"{u.adapter} x{u.weight:g}" for u in b.default_adapters), b.recipe)
             for b in listed.brands
         ]
-        out.print(table(("brand", "for people", "default adapters", "recipe"), rows))
+        out.print(table(("brand", "for people", "default adapters", "recipe"), rows, expendable=("for people",)))
 
     run(work())
 
 
 def adapters(
-    brand: Annotated[str, typer.Argument(help="Only this brand's.")] = "",
+    brand: Annotated[str, typer.Argument(help="Only this brand's adapters.")] = "",
     *,
     registry: Registry = REGISTRY_DEFAULT,
     json: Json = False,
 ) -> None:
-    """List adapters, their newest versions and their aliases."""
+    """List adapters, their newest versions, and which version each alias names."""
 
     async def work() -> None:
         async with connected(registry) as channel:
             stub = registry_pb2_grpc.AdapterRegistryServiceStub(channel)
-            request = registry_pb2.ListAdaptersRequest(brand=brand, page_size=1000)
+            request = registry_pb2.ListAdaptersRequest(brand=brand, page_size=PAGE)
             listed = await answer(stub.ListAdapters(request, timeout=10))
+            while token := listed.next_page_token:
+                request.page_token = token
+                page = await answer(stub.ListAdapters(request, timeout=10))
+                listed.adapters.extend(page.adapters)
+                listed.next_page_token = page.next_page_token
         if json:
             print_json(as_dict(listed))
             return
@@ -137,13 +159,13 @@ def promote(
     reason: Annotated[str, typer.Option(help="Why, for the history.")] = "",
     registry: Registry = REGISTRY_DEFAULT,
 ) -> None:
-    """Put a version into production."""
+    """Put a version into production: what the brand's next pictures are painted with."""
 
     async def work() -> None:
         async with connected(registry) as channel:
             stub = registry_pb2_grpc.AdapterRegistryServiceStub(channel)
             request = registry_pb2.PromoteAdapterRequest(ref=parse_ref(adapter), reason=reason)
             done = await answer(stub.PromoteAdapter(request, timeout=30))
-        out.print(f"production is now version {done.alias.version} (was {done.previous_version or 'unset'})")
+        say(f"production is now version {done.alias.version} (was {done.previous_version or 'unset'})")
 
     run(work())

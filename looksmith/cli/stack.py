@@ -6,28 +6,34 @@ Needs a checkout, whose services it starts by module name; imports none of them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from looksmith.cli.processes import Processes
 from looksmith.cli.terminal import Problem
 from looksmith.cli.traces import TraceStore, trace_store
+from looksmith.v1 import fleet_pb2, fleet_pb2_grpc
+
+T = TypeVar("T")
 
 CHECKOUT = Path(__file__).parents[2]
 
 #: Seconds that a process may take until its health says SERVING. A worker loads torch and a base first.
 READY_WITHIN_S = 60.0
-#: Seconds from SIGTERM to SIGKILL.
-STOP_WITHIN_S = 8.0
+#: Seconds from the first SIGTERM to SIGKILL, for all processes together.
+STOP_WITHIN_S = 20.0
+#: What the store's process says once it takes writes.
+STORE_READY = "store ready on"
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,17 @@ class Ports:
         """Ports that nobody listens on at this moment."""
         return cls.from_base(free_run(10 + workers))
 
+    def by_name(self, workers: int) -> dict[str, int]:
+        """Every port that a stack of so many workers listens on."""
+        shared = {
+            "router": self.router,
+            "registry": self.registry,
+            "store": self.store,
+            "traces": self.traces,
+            "span receiver": self.otlp,
+        }
+        return shared | {f"worker-{i}": self.first_worker + i for i in range(workers)}
+
 
 def free_run(length: int) -> int:
     """The first of ``length`` neighbouring ports that nobody listens on at this moment."""
@@ -69,13 +86,14 @@ def _is_free(port: int) -> bool:
     return True
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stack:
-    """A running stack. ``processes`` by name; ends with the context manager that made it."""
+    """A running stack; ends with the context manager that made it."""
 
     ports: Ports
     traces: TraceStore
-    processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
+    processes: Processes
+    workers: int
 
     @property
     def router(self) -> str:
@@ -85,13 +103,28 @@ class Stack:
     def registry(self) -> str:
         return f"127.0.0.1:{self.ports.registry}"
 
-    async def wait_for_an_end(self) -> str:
-        """Returns the name of the first process that ends."""
-        waits = {asyncio.create_task(p.wait()): name for name, p in self.processes.items()}
-        done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        return waits[done.pop()]
+    async def during(self, work: Coroutine[Any, Any, T]) -> T:
+        """As Processes.during: of the workers one is enough, of everything else there is only one."""
+        return await self.processes.during(work, alike=[f"worker-{i}" for i in range(self.workers)])
+
+
+def check_platform() -> None:
+    """Raises: Problem, where no local stack can run."""
+    if sys.platform != "linux":
+        raise Problem(f"platform: the local stack runs on Linux, not on {sys.platform}; use a container or a VM")
+    if not (CHECKOUT / "services").is_dir():
+        raise Problem("the local stack needs a checkout of Looksmith: clone it and run `make setup`")
+
+
+def check_ports(ports: Ports, workers: int) -> None:
+    """Raises: Problem, which names the first port that is taken, what wanted it, and the option that moves it."""
+    for name, port in ports.by_name(workers).items():
+        if not _is_free(port):
+            where = f"--port + {port - ports.router}" if port != ports.router else "--port"
+            raise Problem(
+                f"port {port} is taken, which the {name} needs ({where}): stop what listens there, or move the whole "
+                "stack with --port"
+            )
 
 
 @asynccontextmanager
@@ -106,42 +139,42 @@ async def local_stack(
     """Starts everything, workers beside store and registry, and waits until all of it serves.
 
     Args:
-        folder: holds the store's data, the workers' caches and ``logs/``.
+        folder: holds the store's data, the workers' caches and ``logs/``. Absolute: the processes start elsewhere.
         ports: where to listen.
         workers: number of GPU workers.
-        on_phase: told what has just become ready.
+        on_phase: told what has just become ready, and that stopping begins.
         environ: what the processes inherit.
 
     Raises:
         Problem: a port is taken, this is no checkout, or a process did not come up; names it and its log.
     """
-    if not (CHECKOUT / "services").is_dir():
-        raise Problem("the local stack needs a checkout of Looksmith: clone it and run `make setup`")
-    worker_ports = [ports.first_worker + i for i in range(workers)]
-    for port in (ports.router, ports.registry, ports.store, ports.traces, ports.otlp, *worker_ports):
-        if not _is_free(port):
-            raise Problem(f"port {port} is taken: stop what listens there, or choose others with --port")
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    check_platform()
+    check_ports(ports, workers)
     async with AsyncExitStack() as stack:
         traces = await stack.enter_async_context(trace_store(http_port=ports.traces, otlp_port=ports.otlp))
-        running = Stack(ports, traces)
-        inherited = {
-            **environ,
+        telemetry = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{ports.otlp}",
             "OTEL_BSP_SCHEDULE_DELAY": "200",
             "PYTHONUNBUFFERED": "1",
         }
-
-        async def start(name: str, module: str, *arguments: str, **settings: object) -> asyncio.subprocess.Process:
-            process = await stack.enter_async_context(
-                _process(
-                    [sys.executable, "-m", module, *arguments],
-                    log=_log(name, folder),
-                    environ=inherited | {key: str(value) for key, value in settings.items()},
-                )
+        processes = await stack.enter_async_context(
+            Processes(
+                folder / "logs",
+                cwd=CHECKOUT,
+                environ={**environ, **telemetry},
+                stop_within_s=STOP_WITHIN_S,
+                on_phase=on_phase,
             )
-            running.processes[name] = process
-            return process
+        )
+        running = Stack(ports, traces, processes, workers)
+
+        async def start(name: str, module: str, *arguments: str, **settings: object) -> None:
+            await processes.start(name, [sys.executable, "-m", module, *arguments], **settings)
+
+        async def ready(name: str, is_ready: Callable[[], Awaitable[bool]]) -> None:
+            await processes.until(name, is_ready, within_s=READY_WITHIN_S)
+            port = ports.by_name(workers)[name]
+            on_phase(f"{name} on 127.0.0.1:{port}, pid {processes.pid(name)}, log {processes.log(name)}")
 
         store_keys = {"ACCESS_KEY": "looksmith", "SECRET_KEY": "looksmith-local"}
         await start(
@@ -149,20 +182,20 @@ async def local_stack(
             *(f"--{key.lower().replace('_', '-')}={value}" for key, value in store_keys.items()),
         )  # fmt: skip
         # Torch takes longest to import, so workers start first; the registry needs a store that takes writes.
-        for i, port in enumerate(worker_ports):
+        worker_ports = {f"worker-{i}": ports.first_worker + i for i in range(workers)}
+        for name, port in worker_ports.items():
             await start(
-                f"worker-{i}",
+                name,
                 "services.gpu_worker",
-                WORKER_NAME=f"worker-{i}",
+                WORKER_NAME=name,
                 WORKER_PORT=port,
                 WORKER_REGISTRY=running.registry,
                 WORKER_ROUTERS=running.router,
                 WORKER_RECIPES=CHECKOUT / "deploy/recipes/studio.toml",
-                WORKER_DISK_CACHE=folder / f"worker-{i}",
+                WORKER_DISK_CACHE=folder / name,
                 WORKER_THREADS=max(1, (os.cpu_count() or 1) // workers),
             )
-        await _until_said("store", "store ready on", running.processes, folder)
-        on_phase(f"store on 127.0.0.1:{ports.store}, pid {running.processes['store'].pid}")
+        await ready("store", lambda: asyncio.to_thread(_has_said, STORE_READY, processes.log("store")))
         await start(
             "registry",
             "services.registry",
@@ -177,71 +210,31 @@ async def local_stack(
             ROUTER_PORT=ports.router,
             ROUTER_REGISTRY=running.registry,
         )
-        listening = {"registry": ports.registry, "router": ports.router}
-        listening |= {f"worker-{i}": port for i, port in enumerate(worker_ports)}
-        for name, port in listening.items():
-            await _until_serving(name, port, running.processes, folder)
-            on_phase(f"{name} on 127.0.0.1:{port}, pid {running.processes[name].pid}")
+        for name, address in (("registry", running.registry), ("router", running.router)):
+            async with grpc.aio.insecure_channel(address) as channel:
+                await ready(name, partial(_is_serving, channel))
+        async with grpc.aio.insecure_channel(running.router) as channel:
+            for name in worker_ports:
+                await ready(name, partial(_has_joined, channel, name))
         yield running
 
 
-@asynccontextmanager
-async def _process(
-    argv: list[str], *, log: Path, environ: Mapping[str, str]
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """One process in a session of its own, so that Ctrl-C reaches it through us, in order."""
-    with log.open("wb") as stream:
-        process = await asyncio.create_subprocess_exec(
-            *argv, cwd=CHECKOUT, env=dict(environ), stdout=stream, stderr=stream, start_new_session=True
-        )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(process.wait(), STOP_WITHIN_S)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+def _has_said(line: str, log: Path) -> bool:
+    return line in log.read_text(errors="replace")
 
 
-Processes = Mapping[str, asyncio.subprocess.Process]
+async def _is_serving(channel: grpc.aio.Channel) -> bool:
+    stub = health_pb2_grpc.HealthStub(channel)
+    with suppress(grpc.aio.AioRpcError):
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)  # type: ignore[attr-defined]  # untyped
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    return False
 
 
-async def _tries(name: str, processes: Processes, folder: Path) -> AsyncIterator[None]:
-    """Yields ten times a second while ``name`` gets ready; ends in a Problem when it can't or any process ends."""
-    deadline = asyncio.get_running_loop().time() + READY_WITHIN_S
-    while asyncio.get_running_loop().time() < deadline:
-        for other, process in processes.items():
-            if process.returncode is not None:
-                raise Problem(_why(other, folder, f"ended with code {process.returncode}"))
-        yield
-        await asyncio.sleep(0.1)
-    raise Problem(_why(name, folder, f"is not ready after {READY_WITHIN_S:.0f} s"))
-
-
-async def _until_said(name: str, line: str, processes: Processes, folder: Path) -> None:
-    async for _ in _tries(name, processes, folder):
-        if line in _log(name, folder).read_text(errors="replace"):
-            return
-
-
-async def _until_serving(name: str, port: int, processes: Processes, folder: Path) -> None:
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        async for _ in _tries(name, processes, folder):
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=1)  # type: ignore[attr-defined]  # untyped
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    return
-
-
-def _log(name: str, folder: Path) -> Path:
-    return folder / "logs" / f"{name}.log"
-
-
-def _why(name: str, folder: Path, what: str) -> str:
-    log = _log(name, folder)
-    last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
-    return f"{name} {what}: {last[0][:400] if last else 'it said nothing'} (log: {log})"
+async def _has_joined(channel: grpc.aio.Channel, worker: str) -> bool:
+    """Whether the router knows the worker, which reports once its engine is warm."""
+    stub = fleet_pb2_grpc.FleetServiceStub(channel)
+    with suppress(grpc.aio.AioRpcError):
+        listed = await stub.ListWorkers(fleet_pb2.ListWorkersRequest(), timeout=1)
+        return any(known.registration.name == worker for known in listed.workers)
+    return False

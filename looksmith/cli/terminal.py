@@ -1,8 +1,7 @@
-"""What the command prints: one clear line on errors, tables, JSON, and pictures as half blocks."""
+"""What the command prints: one clear line on errors, JSON, and pictures as half blocks."""
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from typing import NoReturn
 import typer
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
+from rich.progress import Progress, ProgressColumn
 from rich.text import Text
 
 from looksmith.errors import (
@@ -45,10 +44,6 @@ EXIT_CODES: dict[type[LooksmithError], int] = {
 }
 
 
-#: Exit codes of a command that was stopped by SIGINT (Ctrl-C) and by SIGTERM, as shells have them.
-STOPPED = (130, 143)
-
-
 class Problem(Exception):
     """Something that ends the command with one line and a code."""
 
@@ -67,12 +62,16 @@ def one_line_errors() -> Iterator[None]:
         _leave(f"{error.message} [{error.reason}]", code)
     except Problem as problem:
         _leave(problem.line, problem.code)
-    except (KeyboardInterrupt, asyncio.CancelledError) as signalled:
-        _leave("stopped before it was done", STOPPED[isinstance(signalled, asyncio.CancelledError)])
+    except KeyboardInterrupt:
+        _leave("stopped before it was done", 130)
+    except OSError as error:
+        if not error.filename:  # such as a pipe that nobody reads any more, which typer knows
+            raise
+        _leave(f"{error.filename}: {error.strerror}", 1)
 
 
 def _leave(line: str, code: int) -> NoReturn:
-    err.print(Text("error: ", style="bold red") + Text(line))
+    err.print(Text("error: ", style="bold red") + Text(line), soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -81,21 +80,35 @@ def print_json(value: object) -> None:
     out.file.write(json.dumps(value, indent=2) + "\n")
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> Table:
-    """A table whose numbers stand right."""
-    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for i, column in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
-        made.add_column(column, justify="right" if numeric else "left")
-    for row in rows:
-        made.add_row(*(f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row))
-    return made
+def say(line: str) -> None:
+    """One line for people: as it stands, and left to the terminal to wrap, so that paths can be copied."""
+    out.print(line, markup=False, soft_wrap=True)
 
 
-def half_blocks(pictures: Sequence[bytes], *, columns: int) -> Text:
-    """Pictures side by side, each ``columns`` characters wide; one character shows two pixels, upper and lower."""
+def note(line: str) -> None:
+    """One line that the reader should know though it is no error."""
+    out.print(Text("note: ", style="yellow") + Text(line), soft_wrap=True)
+
+
+def progress(*columns: ProgressColumn, quiet: bool) -> Progress:
+    """A bar on standard error that is gone when it is done; none where nobody watches."""
+    return Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal)
+
+
+def half_blocks(pictures: Sequence[bytes], *, columns: int, width: int, captions: Sequence[str] = ()) -> Text:
+    """Pictures side by side; one character shows two pixels, upper and lower.
+
+    Args:
+        pictures: encoded images.
+        columns: characters that each is wide, less where all of them would be wider than ``width``.
+        width: of the terminal.
+        captions: a word for each, above it.
+    """
+    columns = max(2, min(columns, (width + 2) // len(pictures) - 2))
     grids = [Image.open(io.BytesIO(p)).convert("RGB").resize((columns, columns)) for p in pictures]
     text = Text()
+    if captions:
+        text.append("  ".join(f"{caption[:columns]:<{columns}}" for caption in captions) + "\n")
     for y in range(0, columns - 1, 2):
         for i, grid in enumerate(grids):
             if i:

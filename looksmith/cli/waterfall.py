@@ -6,14 +6,15 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.text import Text
 
-#: Attributes worth a place beside a bar, and how they read.
-_SHOWN = {"worker": "", "tier": "tier ", "steps": "steps ", "visible_ms": "visible ms ", "hidden_ms": "hidden ms "}
-BAR = 44
+#: Characters that are left to the bars whatever the notes beside them need.
+LEAST_BAR = 16
+#: Characters between a bar and its notes: the duration.
+_TIME = len("  12345.6 ms")
 
 
 @dataclass(frozen=True)
@@ -69,29 +70,66 @@ async def fetch_trace(endpoint: str, trace_id: str, *, root: str, patience_s: fl
         await asyncio.sleep(0.2)
 
 
-def waterfall(spans: Sequence[Span]) -> Text:
-    """The tree of spans, each with its bar on a common time axis and its duration."""
+def waterfall(spans: Sequence[Span], *, width: int) -> Text:
+    """The tree of spans: name, bar on a common time axis, duration, notes; no line is longer than ``width``."""
     text = Text()
     if not spans:
         return text
+    tree = list(_in_order(spans))
+    labels = ["  " * depth + span.name for depth, span in tree]
+    label_width = min(max(map(len, labels)), width // 2)
+    room = width - label_width - 1 - _TIME
+    notes = [_fitting(_notes(span), max(0, room - LEAST_BAR)) for _, span in tree]
+    bar = max(1, room - max(map(len, notes)))
     begin, end = min(s.start_us for s in spans), max(s.end_us for s in spans)
-    scale = BAR / max(1, end - begin)
+    scale = bar / max(1, end - begin)
+    for (depth, span), label, note in zip(tree, labels, notes, strict=True):
+        left = min(round((span.start_us - begin) * scale), bar - 1)
+        right = max(left + 1, round((span.end_us - begin) * scale))
+        short = label if len(label) <= label_width else label[: label_width - 1] + "…"
+        text.append(f"{short:<{label_width}} ")
+        text.append(" " * left)
+        text.append("█" * (right - left), style="cyan" if depth else "blue")
+        text.append(" " * (bar - right) + f"{span.duration_us / 1000:9.1f} ms")
+        text.append(note + "\n", style="dim")
+    return text
+
+
+def _in_order(spans: Sequence[Span]) -> Iterator[tuple[int, Span]]:
+    """Every span with its depth, parents before children, siblings by their start."""
     ids = {span.id for span in spans}
 
-    def show(span: Span, depth: int) -> None:
-        left = round((span.start_us - begin) * scale)
-        width = max(1, round(span.duration_us * scale))
-        label = "  " * depth + span.name
-        notes = [f"{word}{span.attributes[key]}" for key, word in _SHOWN.items() if key in span.attributes]
-        text.append(f"{label:<34}")
-        text.append(" " * min(left, BAR - 1))
-        text.append("█" * min(width, BAR - min(left, BAR - 1)), style="cyan" if depth else "blue")
-        text.append(" " * max(0, BAR - min(left, BAR - 1) - width))
-        text.append(f" {span.duration_us / 1000:9.1f} ms")
-        text.append("  " + ", ".join(map(str, notes)) + "\n", style="dim")
+    def below(span: Span, depth: int) -> Iterator[tuple[int, Span]]:
+        yield depth, span
         for child in sorted((s for s in spans if s.parent == span.id), key=lambda s: s.start_us):
-            show(child, depth + 1)
+            yield from below(child, depth + 1)
 
     for root in sorted((s for s in spans if s.parent not in ids), key=lambda s: s.start_us):
-        show(root, 0)
-    return text
+        yield from below(root, 0)
+
+
+def _notes(span: Span) -> Iterator[str]:
+    """What is worth a place beside a bar, the most useful first."""
+    told = {key.removeprefix("looksmith."): value for key, value in span.attributes.items()}
+    if worker := told.get("worker"):
+        yield f"{worker}"
+    if (tier := told.get("tier")) and tier != "none":
+        yield f"tier {tier}"
+    if steps := told.get("steps"):
+        yield f"{steps} steps"
+    for key in ("visible", "hidden"):
+        if isinstance(seconds := told.get(f"{key}_s"), int | float):
+            yield f"{key} {1000 * seconds:.1f} ms"
+    if (outcome := told.get("outcome")) and outcome != "finished":
+        yield f"{outcome}"
+
+
+def _fitting(notes: Iterable[str], room: int) -> str:
+    """As many whole notes as fit into ``room``, each with what parts it from the one before."""
+    line = ""
+    for note in notes:
+        longer = f"{line}, {note}" if line else f"  {note}"
+        if len(longer) > room:
+            break
+        line = longer
+    return line

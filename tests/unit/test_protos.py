@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -27,6 +28,54 @@ def test_stubs_are_generated_from_the_committed_protos(stub: object, written: di
     generated = FileDescriptorProto()
     stub.DESCRIPTOR.CopyToProto(generated)  # type: ignore[attr-defined]  # every _pb2 module has one
     assert _plain(generated) == _plain(written[generated.name]), "run `make protos`"
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A folder with the protos as they are, to be changed."""
+    shutil.copytree(ROOT / "protos", tmp_path / "protos")
+    shutil.copy(ROOT / "buf.yaml", tmp_path)
+    return tmp_path
+
+
+def breaking(folder: Path) -> subprocess.CompletedProcess[str]:
+    """What `make lint` asks, about ``folder``."""
+    argv: list[str | Path] = [BUF, "breaking", "--against", ROOT / "protos/baseline/v1.binpb"]
+    return subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_the_api_breaks_nothing_that_the_baseline_promises(copied: Path) -> None:
+    done = breaking(copied)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "complaint"),
+    [
+        ("  repeated Worker workers = 1;\n", "", 'field "1" with name "workers"'),
+        ("  string router = 2;\n}\n\n// GetWorkerRequest", "  bytes router = 2;\n}\n\n// GetWorkerRequest", "bytes"),
+        ("  rpc GetUsage(GetUsageRequest) returns (GetUsageResponse);\n", "", 'RPC "GetUsage"'),
+        ("  WORKER_STATE_EJECTED = 3;\n", "", 'enum value "3"'),
+    ],
+    ids=["a field deleted", "a field of another type", "a method deleted", "an enum value deleted"],
+)
+def test_a_change_that_breaks_callers_is_refused(copied: Path, now: str, then: str, complaint: str) -> None:
+    proto = copied / "protos/looksmith/v1/fleet.proto"
+    text = proto.read_text()
+    assert now in text
+    proto.write_text(text.replace(now, then))
+    done = breaking(copied)
+    assert done.returncode != 0
+    assert complaint in done.stdout
+
+
+def test_a_field_that_is_added_is_no_breaking_change(copied: Path) -> None:
+    proto = copied / "protos/looksmith/v1/fleet.proto"
+    text = proto.read_text()
+    field = "  string router = 2;\n}\n\n// GetWorkerRequest"
+    assert field in text
+    proto.write_text(text.replace(field, f"  uint32 of = 3;\n{field}"))
+    assert breaking(copied).returncode == 0
 
 
 def _plain(file: FileDescriptorProto) -> list[object]:

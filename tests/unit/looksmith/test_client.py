@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from looksmith.client import Looksmith
-from looksmith.errors import DataLoss, NotFound, Unavailable
+from looksmith.errors import DataLoss, DeadlineExceeded, NotFound, Unavailable
 from looksmith.v1 import adapter_pb2
 from looksmith.v1 import generation_pb2 as pb
 from looksmith.v1 import generation_pb2_grpc as rpc
@@ -171,5 +171,5 @@ async def test_a_restarted_image_drops_what_came_before() -> None:
 
 async def test_the_time_limit_covers_all_tries() -> None:
     async with routers(dies_within_image_one) as (client, _):
-        with pytest.raises(TimeoutError):
+        with pytest.raises(DeadlineExceeded):
             await client.paint(ASKED, timeout_s=0.02)

@@ -4,7 +4,6 @@ import pytest
 import typer
 from PIL import Image
 
-from looksmith.cli.calls import parse_ref
 from looksmith.cli.terminal import Problem, half_blocks, one_line_errors
 from looksmith.errors import InvalidField, LooksmithError, NotFound, Unavailable
 
@@ -16,11 +15,19 @@ def png(colour: tuple[int, int, int]) -> bytes:
 
 
 def test_half_blocks_show_two_pixels_a_character() -> None:
-    text = half_blocks([png((255, 0, 0)), png((0, 0, 255))], columns=8)
+    text = half_blocks([png((255, 0, 0)), png((0, 0, 255))], columns=8, width=80)
     lines = text.plain.splitlines()
     assert len(lines) == 4
     assert all(line == "▀" * 8 + "  " + "▀" * 8 for line in lines)
     assert {str(span.style) for span in text.spans} == {"#ff0000 on #ff0000", "#0000ff on #0000ff"}
+
+
+def test_pictures_get_smaller_where_they_would_wrap() -> None:
+    pictures, names = [png((0, 0, 0))] * 5, ("base", "a-name-that-is-longer-than-its-picture", "c", "d", "e")
+    lines = half_blocks(pictures, columns=24, width=80, captions=names).plain.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].count("▀") == 5 * 14
+    assert lines[0].startswith("base            a-name-that-is  c ")
 
 
 @pytest.mark.parametrize(
@@ -31,31 +38,13 @@ def test_half_blocks_show_two_pixels_a_character() -> None:
         (Unavailable("x"), 6),
         (LooksmithError("x"), 1),
         (Problem("x", 2), 2),
+        (Unavailable("a line that is longer than a terminal " * 9), 6),
+        (PermissionError(13, "Permission denied", "/out"), 1),
+        (KeyboardInterrupt(), 130),
     ],
 )
-def test_errors_end_in_one_line_and_a_code(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_end_in_one_line_and_a_code(error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as caught, one_line_errors():
         raise error
     assert caught.value.exit_code == code
     assert capsys.readouterr().err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "pick"),
-    [
-        ("b/a", ("alias", "production")),
-        ("b/a:staging", ("alias", "staging")),
-        ("b/a@3", ("version", 3)),
-        ("b/a@sha256:" + "0f" * 32, ("digest", "0f" * 32)),
-    ],
-)
-def test_references_read_as_people_write_them(text: str, pick: tuple[str, object]) -> None:
-    ref = parse_ref(text)
-    assert (ref.brand, ref.adapter) == ("b", "a")
-    assert (ref.WhichOneof("pick"), getattr(ref, pick[0])) == pick
-
-
-@pytest.mark.parametrize("text", ["inkwell", "b/a@latest"])
-def test_a_reference_that_names_nothing_is_refused(text: str) -> None:
-    with pytest.raises(Problem):
-        parse_ref(text)

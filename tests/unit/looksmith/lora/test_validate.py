@@ -330,6 +330,12 @@ def test_compares_the_declared_base(tmp_path: Path, declared: str, codes: list[C
     assert [warning.code for warning in found.warnings] == codes
 
 
+def test_a_table_of_a_whole_family_takes_any_declared_base(tmp_path: Path) -> None:
+    (tmp_path / "lora").write_bytes(safetensors(GOOD))
+    family = ModuleTable("tiny", "", TABLE.components)
+    assert inspect(tmp_path / "lora", family, declared_base="sha256:other").warnings == ()
+
+
 def test_memory_stays_flat_for_one_large_chunk() -> None:
     table = ModuleTable("wide", "", {"unet": {"a": Module("linear", 1 << 17, 8)}})
     file = safetensors({

@@ -1,0 +1,103 @@
+"""A registry and a router for the command's tests: real servers on port 0 that answer what they were given."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import grpc
+
+from looksmith.errors import LooksmithError, error_to_status
+from looksmith.v1 import (
+    adapter_pb2,
+    brand_pb2,
+    brand_pb2_grpc,
+    fleet_pb2,
+    fleet_pb2_grpc,
+    registry_pb2,
+    registry_pb2_grpc,
+)
+from looksmith.v1 import generation_pb2 as pb
+from looksmith.v1 import generation_pb2_grpc as rpc
+
+PAGE = 2
+PICTURE = b"no PNG, but nobody looks"
+STYLE = adapter_pb2.PinnedAdapter(adapter="house-style", version=3, digest="0f" * 32, weight=1)
+
+
+@dataclass
+class FakeServers(
+    brand_pb2_grpc.BrandServiceServicer,
+    registry_pb2_grpc.AdapterRegistryServiceServicer,
+    fleet_pb2_grpc.FleetServiceServicer,
+    rpc.ImageGenerationServiceServicer,
+):
+    """Lists come two at a time, whatever page size was asked for. ``refusal`` is what Generate raises."""
+
+    brands: list[brand_pb2.Brand] = field(default_factory=list)
+    adapters: list[adapter_pb2.Adapter] = field(default_factory=list)
+    workers: list[fleet_pb2.Worker] = field(default_factory=list)
+    candidates: list[fleet_pb2.PlacementCandidate] = field(default_factory=list)
+    refusal: LooksmithError | None = None
+    address: str = ""
+
+    def ListBrands(
+        self, request: brand_pb2.ListBrandsRequest, context: grpc.ServicerContext
+    ) -> brand_pb2.ListBrandsResponse:
+        start = int(request.page_token or 0)
+        more = str(start + PAGE) if start + PAGE < len(self.brands) else ""
+        return brand_pb2.ListBrandsResponse(brands=self.brands[start : start + PAGE], next_page_token=more)
+
+    def ListAdapters(
+        self, request: registry_pb2.ListAdaptersRequest, context: grpc.ServicerContext
+    ) -> registry_pb2.ListAdaptersResponse:
+        found = [a for a in self.adapters if request.brand in {"", a.brand}]
+        start = int(request.page_token or 0)
+        more = str(start + PAGE) if start + PAGE < len(found) else ""
+        return registry_pb2.ListAdaptersResponse(adapters=found[start : start + PAGE], next_page_token=more)
+
+    def ListWorkers(
+        self, request: fleet_pb2.ListWorkersRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.ListWorkersResponse:
+        return fleet_pb2.ListWorkersResponse(workers=self.workers, router="router-0")
+
+    def ExplainPlacement(
+        self, request: fleet_pb2.ExplainPlacementRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.ExplainPlacementResponse:
+        best = self.candidates[0] if self.candidates else None
+        placed = pb.Placed(worker=best.worker, reason=best.reason, tier=best.tier) if best else None
+        return fleet_pb2.ExplainPlacementResponse(placed=placed, candidates=self.candidates, adapters=[STYLE])
+
+    def Generate(self, request: pb.GenerateRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateResponse]:
+        if self.refusal:
+            status = error_to_status(self.refusal)
+            context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+            context.abort(self.refusal.code, self.refusal.message)
+        yield pb.GenerateResponse(
+            accepted=pb.Accepted(request_id=request.request_id, seed=request.seed, adapters=[STYLE])
+        )
+        yield pb.GenerateResponse(placed=pb.Placed(worker="worker-0", reason="home, adapter on device", attempt=1))
+        for i in range(request.count):
+            yield pb.GenerateResponse(chunk=pb.ImageChunk(image=i, data=PICTURE))
+            sha256 = hashlib.sha256(PICTURE).hexdigest()
+            yield pb.GenerateResponse(image_done=pb.ImageDone(image=i, seed=request.seed + i, sha256=sha256))
+        yield pb.GenerateResponse(finished=pb.Finished(worker="worker-0", adapters=[STYLE], attempts=1))
+
+
+@contextmanager
+def serving(fakes: FakeServers) -> Iterator[FakeServers]:
+    """The fakes with the address at which all of them listen."""
+    server = grpc.server(ThreadPoolExecutor(4))
+    brand_pb2_grpc.add_BrandServiceServicer_to_server(fakes, server)
+    registry_pb2_grpc.add_AdapterRegistryServiceServicer_to_server(fakes, server)
+    fleet_pb2_grpc.add_FleetServiceServicer_to_server(fakes, server)
+    rpc.add_ImageGenerationServiceServicer_to_server(fakes, server)
+    fakes.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield fakes
+    finally:
+        server.stop(0).wait()

@@ -1,0 +1,254 @@
+"""Every command against a registry and a router on port 0: what it prints, and what it exits with."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from looksmith.cli.app import app
+from looksmith.errors import InvalidField, LooksmithError, NotFound, ResourceExhausted
+from looksmith.v1 import adapter_pb2, brand_pb2, fleet_pb2
+from looksmith.v1 import generation_pb2 as pb
+from tests.unit.looksmith.cli.fake_servers import PICTURE, FakeServers, serving
+
+LONG = "a-brand-whose-name-is-as-long-as-a-name-may-be-sixty-three-char"
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group, as it has subcommands
+Looksmith = Callable[..., Result]
+
+
+def brand(name: str) -> brand_pb2.Brand:
+    uses = [adapter_pb2.AdapterUse(adapter=f"adapter-{i}", weight=0.5) for i in range(3)]
+    return brand_pb2.Brand(
+        name=name, display_name="Marigold & Company, Florists", default_adapters=uses, recipe="studio"
+    )
+
+
+def adapter(brand: str) -> adapter_pb2.Adapter:
+    aliases = [adapter_pb2.Alias(name=name, version=12) for name in ("production", "staging", "winter-campaign")]
+    return adapter_pb2.Adapter(brand=brand, name="house-style", latest_version=12, aliases=aliases)
+
+
+def worker(name: str) -> fleet_pb2.Worker:
+    recipes = [fleet_pb2.WorkerRecipe(name=f"recipe-{i}") for i in range(4)]
+    return fleet_pb2.Worker(
+        registration=fleet_pb2.WorkerRegistration(name=name, engine="reference", device="NVIDIA H200", recipes=recipes),
+        state=fleet_pb2.WORKER_STATE_READY,
+        heartbeat=fleet_pb2.WorkerHeartbeat(slots=128, slots_used=127, queued_jobs=10, running_jobs=4),
+    )
+
+
+def candidate(rank: int) -> fleet_pb2.PlacementCandidate:
+    return fleet_pb2.PlacementCandidate(
+        worker=f"gpu-worker-{rank}.looksmith",
+        rank=rank,
+        eligible=rank < 2,
+        expected_seconds=12.3456 if rank < 2 else 0,
+        booked_seconds=1.5,
+        tier=pb.TIER_STORE,
+        reason="sooner than home, adapter on its way" if rank < 2 else "does not serve recipe studio (0123456789ab)",
+    )
+
+
+@pytest.fixture
+def fakes() -> Iterator[FakeServers]:
+    names = ("harbour", "inkwell", LONG)
+    made = FakeServers(  # type: ignore[abstract]  # the commands under test call no other methods
+        brands=[brand(name) for name in names],
+        adapters=[adapter(name) for name in names],
+        workers=[worker(f"gpu-worker-{i}.looksmith") for i in range(3)],
+        candidates=[candidate(rank) for rank in range(3)],
+    )
+    with serving(made) as served:
+        yield served
+
+
+@pytest.fixture
+def looksmith(fakes: FakeServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Looksmith:
+    """Runs a command with the fakes' address, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, width: int = 80) -> Result:
+        environ = {"LOOKSMITH_ROUTERS": fakes.address, "LOOKSMITH_REGISTRY": fakes.address, "COLUMNS": str(width)}
+        return CliRunner().invoke(app, arguments, env=environ)
+
+    return run
+
+
+def document(result: Result) -> Any:  # noqa: ANN401  # JSON is what it is
+    """Standard output, which must be one JSON document and nothing else."""
+    assert (result.exit_code, result.stderr) == (0, "")
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize(
+    ("command", "above", "rows"),
+    [
+        (("brands",), 1, ("harbour ", "inkwell ", LONG[:40])),
+        (("adapters",), 1, ("harbour/house-style ", "inkwell/house-style ", LONG[:40])),
+        (("workers",), 2, ("gpu-worker-0.looksmith ", "gpu-worker-1.looksmith ", "gpu-worker-2.looksmith ")),
+        (("explain", "inkwell"), 3, ("gpu-worker-0.looksmith ", "gpu-worker-1.looksmith ", "gpu-worker-2.looksmith ")),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_tables_fit_the_terminal_and_no_row_wraps(
+    looksmith: Looksmith, command: tuple[str, ...], above: int, rows: tuple[str, ...], width: int
+) -> None:
+    result = looksmith(*command, width=width)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    table = lines[-len(rows) :]
+    assert len(lines) == above + len(rows), result.stdout
+    assert all(line.startswith(row) for line, row in zip(table, rows, strict=True)), result.stdout
+    assert max(map(len, table)) <= width
+
+
+def test_brands_as_json_are_all_of_them_though_they_come_in_pages(looksmith: Looksmith) -> None:
+    listed = document(looksmith("brands", "--json"))
+    assert [b["name"] for b in listed["brands"]] == ["harbour", "inkwell", LONG]
+    assert listed["brands"][0]["default_adapters"][0] == {"adapter": "adapter-0", "weight": 0.5}
+
+
+def test_adapters_as_json_are_a_brand_s_or_all_of_them(looksmith: Looksmith) -> None:
+    assert len(document(looksmith("adapters", "--json"))["adapters"]) == 3
+    (listed,) = document(looksmith("adapters", "inkwell", "--json"))["adapters"]
+    assert (listed["brand"], listed["latest_version"], listed["aliases"][0]["name"]) == ("inkwell", 12, "production")
+
+
+def test_lists_that_are_empty_have_their_keys_in_json(looksmith: Looksmith, fakes: FakeServers) -> None:
+    fakes.brands, fakes.adapters, fakes.workers, fakes.candidates = [], [], [], []
+    assert document(looksmith("brands", "--json"))["brands"] == []
+    assert document(looksmith("adapters", "--json"))["adapters"] == []
+    assert document(looksmith("workers", "--json"))["workers"] == []
+    assert document(looksmith("explain", "inkwell", "--json"))["candidates"] == []
+
+
+def test_workers_as_json_have_their_zeros(looksmith: Looksmith) -> None:
+    first = document(looksmith("workers", "--json"))["workers"][0]
+    assert first["registration"]["name"] == "gpu-worker-0.looksmith"
+    assert (first["heartbeat"]["slots_used"], first["heartbeat"]["draining"]) == (127, False)
+
+
+def test_explain_as_json_names_the_home_by_its_rank_of_zero(looksmith: Looksmith) -> None:
+    told = document(looksmith("explain", "inkwell", "--json"))
+    assert [c["rank"] for c in told["candidates"]] == [0, 1, 2]
+    assert told["placed"]["worker"] == "gpu-worker-0.looksmith"
+
+
+def test_explain_says_where_and_with_what_first(looksmith: Looksmith) -> None:
+    first = looksmith("explain", "inkwell").stdout.splitlines()[0]
+    assert first == (
+        "inkwell with house-style@3 (sha256 0f0f0f0f0f0f): "
+        "gpu-worker-0.looksmith (sooner than home, adapter on its way)"
+    )
+
+
+def test_explain_says_that_nobody_can_paint_it(looksmith: Looksmith, fakes: FakeServers) -> None:
+    fakes.candidates = []
+    assert looksmith("explain", "inkwell").stdout.splitlines()[0].endswith(": nobody could paint it")
+
+
+def test_generate_as_json_names_the_files_that_it_wrote(looksmith: Looksmith) -> None:
+    told = document(looksmith("generate", "inkwell", "a mug", "-n", "2", "--seed", "5", "--json", "--trace", "--show"))
+    assert [Path(file).read_bytes() for file in told["files"]] == [PICTURE, PICTURE]
+    assert (told["seeds"], told["finished"]["worker"], len(told["trace_id"])) == (["5", "6"], "worker-0", 32)
+
+
+def test_generate_says_where_the_file_is_and_who_painted_it(looksmith: Looksmith) -> None:
+    result = looksmith("generate", "inkwell", "a mug")
+    file, told = result.stdout.splitlines()
+    assert Path(file).read_bytes() == PICTURE
+    assert told.startswith("house-style@3 on worker-0 (home, adapter on device); swap 0 ms visible")
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code", "line"),
+    [
+        (NotFound("brand 'x' has no record", reason="BRAND_NOT_FOUND"), 3, "brand 'x' has no record [BRAND_NOT_FOUND]"),
+        (InvalidField("steps", "must be 1 to 8", reason="STEPS_UNSUPPORTED"), 4, "steps: must be 1 to 8 [STEPS_"),
+        (ResourceExhausted("busy", reason="DEADLINE_TOO_SHORT"), 6, "busy [DEADLINE_TOO_SHORT]"),
+    ],
+)
+def test_a_refusal_is_one_line_on_standard_error_with_json_too(
+    looksmith: Looksmith, fakes: FakeServers, refusal: LooksmithError, code: int, line: str
+) -> None:
+    fakes.refusal = refusal
+    result = looksmith("generate", "x", "a mug", "--json")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (code, "", 1)
+    assert result.stderr.startswith(f"error: {line}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("brands",),
+        ("adapters",),
+        ("workers",),
+        ("explain", "b"),
+        ("generate", "b", "p"),
+        ("promote", "b/a@1"),
+        ("publish", "b/a", __file__),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_server_that_is_not_up_is_one_line_with_its_address_and_what_to_do(command: tuple[str, ...]) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        environ = {"LOOKSMITH_ROUTERS": address, "LOOKSMITH_REGISTRY": address, "COLUMNS": "80"}
+        result = CliRunner().invoke(app, command, env=environ)
+    assert (result.exit_code, result.stdout) == (6, "")
+    assert result.stderr == (
+        f"error: no answer from {address}: connection refused; is the stack up? `looksmith up` starts one "
+        "[UNAVAILABLE]\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", "b", "p", "--adapter", "winter@latest"),
+        ("generate", "b", "p", "--seed", str(2**64)),
+        ("generate", "b", "p", "-n", "0"),
+        ("promote", "inkwell"),
+        ("publish", "b/a@3", __file__),
+        ("publish", "b/a", "no-such-file"),
+        ("up", "--port", "80"),
+    ],
+    ids=shlex.join,
+)
+def test_a_wrong_command_line_ends_with_2_before_any_call(looksmith: Looksmith, command: tuple[str, ...]) -> None:
+    result = looksmith(*command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(looksmith: Looksmith, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    result = looksmith("generate", "inkwell", "a mug", "--out", "taken")
+    assert (result.exit_code, result.stderr) == (1, "error: taken: File exists\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_what_a_command_does_and_gives_an_example_that_parses(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.help and command.epilog.startswith("Example: looksmith ")
+    _, called, *arguments = shlex.split(command.epilog.removeprefix("Example: "))
+    assert called == name
+    existing = [__file__ if argument.endswith(".safetensors") else argument for argument in arguments]
+    command.make_context(name, existing)
+    assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
+
+
+def test_help_lists_every_exit_code() -> None:
+    shown = " ".join(CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).stdout.split())
+    assert all(f" {code} " in shown for code in (0, 1, 2, 3, 4, 5, 6, 7, 130, 143))
