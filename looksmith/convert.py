@@ -37,8 +37,11 @@ def time_to_pb(time: datetime | None) -> Timestamp | None:
     return stamp
 
 
-def time_from_pb(stamp: Timestamp) -> datetime:
-    return stamp.ToDatetime(tzinfo=UTC)
+def time_from_pb(stamp: Timestamp, field: str = "time") -> datetime:
+    try:
+        return stamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise Malformed(field, "must lie in the years 1 to 9999") from None
 
 
 def _pick_from_pb(message: adapter_pb2.AdapterRef | adapter_pb2.AdapterUse) -> int | str:
@@ -224,7 +227,7 @@ def brand_from_pb(message: brand_pb2.Brand) -> Brand:
             max_stored_bytes=limits.max_stored_bytes,
         ),
         version=message.version,
-        update_time=time_from_pb(message.update_time) if message.HasField("update_time") else None,
+        update_time=time_from_pb(message.update_time, "update_time") if message.HasField("update_time") else None,
     )
 
 

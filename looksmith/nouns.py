@@ -15,6 +15,8 @@ from enum import IntEnum, StrEnum
 PRODUCTION = "production"
 MAX_ADAPTERS = 3
 MAX_WEIGHT = 2.0
+#: Of each of a brand's texts: a hundred records, a list's usual page, must fit in one message.
+MAX_TEXT_CHARACTERS = 2000
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -203,6 +205,11 @@ class BrandLimits:
     max_gpu_seconds_per_minute: float = 0.0
     max_stored_bytes: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_gpu_seconds_per_minute < math.inf:
+            told = f"must be at least 0 and finite, not {self.max_gpu_seconds_per_minute}"
+            raise Malformed("limits.max_gpu_seconds_per_minute", told)
+
 
 @dataclass(frozen=True)
 class Brand:
@@ -221,6 +228,15 @@ class Brand:
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
+        if self.recipe:
+            check_name("recipe", self.recipe)
+        for field_, text in (
+            ("display_name", self.display_name),
+            ("prompt_template", self.prompt_template),
+            ("negative_prompt", self.negative_prompt),
+        ):
+            if len(text) > MAX_TEXT_CHARACTERS:
+                raise Malformed(field_, f"has {len(text)} characters; at most {MAX_TEXT_CHARACTERS} are kept")
         if len(self.default_adapters) > MAX_ADAPTERS:
             raise Malformed("default_adapters", f"may name {MAX_ADAPTERS} adapters, not {len(self.default_adapters)}")
         if self.prompt_template and self.prompt_template.count("{prompt}") != 1:

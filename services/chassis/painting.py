@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from looksmith.errors import FailedPrecondition, InvalidField
 from looksmith.nouns import AdapterUse, Brand, PinnedAdapter, Resolved, VersionState
-from services.chassis.errors import FailedPrecondition, InvalidField
 
 MAX_IMAGES = 16
 MAX_PROMPT_CHARACTERS = 8000
@@ -233,6 +233,7 @@ def _check_base(resolved: Resolved, recipe: RecipeFacts) -> list[str]:
     if manifest.base_digest and manifest.base_digest != recipe.base_digest:
         message = f"{name} was trained on base {manifest.base_digest[:12]}, not on {recipe.base_digest[:12]}"
         if recipe.strict_base:
+            message += f", the only base whose adapters recipe {recipe.name} takes"
             raise BaseMismatch(message, metadata={"adapter": name, "base_digest": manifest.base_digest})
         return [message]
     return []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from google.protobuf.duration_pb2 import Duration
+
 from looksmith import convert
-from looksmith.nouns import Malformed, check_name
-from looksmith.v1 import fleet_pb2
+from looksmith.errors import InvalidField
+from looksmith.nouns import AdapterUse, Malformed, Tier, check_name
+from looksmith.v1 import adapter_pb2, fleet_pb2
 from looksmith.v1 import generation_pb2 as pb
-from services.chassis.errors import InvalidField
-from services.chassis.painting import ImageFormat, PaintRequest, Pinned, RecipeFacts
+from services.chassis.painting import ImageFormat, PaintRequest, Pinned, RecipeFacts, Settled
 
 _FORMATS = {
     pb.IMAGE_FORMAT_UNSPECIFIED: ImageFormat.PNG,
@@ -29,9 +31,11 @@ def request_from_pb(message: pb.GenerateRequest, *, new_request_id: str) -> Pain
         InvalidArgument: a field is malformed; names it.
     """
     if message.image_format not in _FORMATS:
-        raise InvalidField("image_format", f"is not an ImageFormat: {message.image_format}")
+        raise InvalidField("image_format", f"must be PNG, JPEG or WEBP, not {message.image_format}")
     try:
         check_name("brand", message.brand)
+        if message.recipe:
+            check_name("recipe", message.recipe)
         return PaintRequest(
             brand=message.brand,
             prompt=message.prompt,
@@ -61,6 +65,9 @@ def request_from_pb(message: pb.GenerateRequest, *, new_request_id: str) -> Pain
 
 
 def _pinned_from_pb(message: pb.Pinned) -> Pinned:
+    """Checked like everything else: a worker's port is open to more than routers, and digests become file names."""
+    uses = [adapter_pb2.AdapterUse(adapter=a.adapter, digest=a.digest, weight=a.weight) for a in message.adapters]
+    convert.uses_from_pb("pinned.adapters", uses)
     return Pinned(
         adapters=tuple(map(convert.pinned_from_pb, message.adapters)),
         recipe_digest=message.recipe_digest,
@@ -70,7 +77,36 @@ def _pinned_from_pb(message: pb.Pinned) -> Pinned:
     )
 
 
-def pinned_to_pb(pinned: Pinned) -> pb.Pinned:
+def settled_to_pb(settled: Settled, pinned: Pinned) -> pb.GenerateRequest:
+    """The request for a worker: all that was settled is spelled out, so that every attempt paints the same."""
+    request = settled.request
+    return pb.GenerateRequest(
+        brand=request.brand,
+        prompt=request.prompt,
+        negative_prompt=settled.negative_prompt,
+        adapters=[convert.use_to_pb(AdapterUse(a.adapter, a.digest, a.weight)) for a in settled.adapters],
+        no_adapters=not settled.adapters,
+        recipe=settled.recipe.name,
+        count=request.count,
+        seed=settled.seed,
+        width=settled.width,
+        height=settled.height,
+        steps=settled.steps,
+        guidance=settled.guidance,
+        image_format=IMAGE_FORMAT_TO_PB[request.image_format],
+        report_steps=request.report_steps,
+        preview_every=request.preview_every,
+        omit_image_bytes=request.omit_image_bytes,
+        raw_prompt=request.raw_prompt,
+        allow_truncation=request.allow_truncation,
+        request_id=request.request_id,
+        images_done=sorted(request.images_done),
+        reproducible=request.reproducible,
+        pinned=_pinned_to_pb(pinned),
+    )
+
+
+def _pinned_to_pb(pinned: Pinned) -> pb.Pinned:
     return pb.Pinned(
         adapters=map(convert.pinned_to_pb, pinned.adapters),
         recipe_digest=pinned.recipe_digest,
@@ -108,3 +144,17 @@ def recipe_to_pb(recipe: RecipeFacts) -> fleet_pb2.WorkerRecipe:
         max_guidance=recipe.max_guidance,
         strict_base=recipe.strict_base,
     )
+
+
+def tier_to_pb(tier: Tier | None) -> pb.Tier.ValueType:
+    return pb.Tier.Value(f"TIER_{tier.name}") if tier else pb.TIER_UNSPECIFIED
+
+
+def tier_from_pb(tier: pb.Tier.ValueType) -> Tier | None:
+    return Tier(tier) if tier else None
+
+
+def duration_to_pb(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration

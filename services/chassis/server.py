@@ -1,13 +1,10 @@
-"""Builds a gRPC server with health, reflection and channelz, and runs it until a signal. Knows no service."""
+"""Builds a gRPC server with health, reflection and channelz, and opens and closes it. Knows no service."""
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import structlog
@@ -17,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.chassis.interceptors import LayeredInterceptor, answering, logging, tracing
+from services.chassis.process import CannotStart
 from services.chassis.settings import ServiceSettings
 
 log = structlog.get_logger()
@@ -63,7 +61,11 @@ class RunningServer:
 async def grpc_server(
     settings: ServiceSettings, apis: list[ServedApi], *, span_names: Mapping[str, str] | None = None
 ) -> AsyncIterator[RunningServer]:
-    """A server that listens from entry to exit. On exit health turns NOT_SERVING, running calls get their grace."""
+    """A server that listens from entry to exit. On exit health turns NOT_SERVING, running calls get their grace.
+
+    Raises:
+        CannotStart: the address can't be listened on.
+    """
     server = grpc.aio.server(
         interceptors=[LayeredInterceptor(tracing(span_names or {}), logging, answering)], options=CHANNEL_OPTIONS
     )
@@ -76,7 +78,10 @@ async def grpc_server(
     reflection.enable_server_reflection(
         [*names, health.SERVICE_NAME, "grpc.channelz.v1.Channelz", reflection.SERVICE_NAME], server
     )
-    port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+    try:
+        port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+    except RuntimeError as error:
+        raise CannotStart(f"can't listen on {settings.host}:{settings.port}: {error}") from error
     await server.start()
     for name in ("", *names):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -88,20 +93,3 @@ async def grpc_server(
         await checks.enter_graceful_shutdown()
         await server.stop(settings.shutdown_grace_s)
         log.info("server.stopped", address=address)
-
-
-async def run_until_signal(service: AbstractAsyncContextManager[Any]) -> None:
-    """Holds a service open until SIGTERM or SIGINT, then closes it; a second signal ends the process at once."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: int) -> None:
-        log.info("server.stopping", signal=signal.Signals(number).name)
-        stop.set()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
-
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, on_signal, each)
-    async with service:
-        await stop.wait()

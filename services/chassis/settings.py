@@ -10,11 +10,13 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from services.chassis.process import CannotStart
+
 #: A setting that holds several values, separated by commas.
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda text: [n.strip() for n in text.split(",") if n.strip()])]
 
 
-class SettingsError(Exception):
+class SettingsError(CannotStart):
     """The environment lacks a setting or holds a bad one; the message names each variable."""
 
 

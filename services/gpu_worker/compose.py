@@ -118,7 +118,9 @@ def make_engine(settings: WorkerSettings, clock: Clock) -> Engine:
     # Here and not above: a worker with another engine starts without torch, and torch reads its threads on import.
     from services.gpu_worker.engine.reference import ReferenceEngine  # noqa: PLC0415
 
-    return ReferenceEngine(recipes, device=settings.device, threads=settings.threads, clock=clock)
+    return ReferenceEngine(
+        recipes, device=settings.device, threads=settings.threads, slots=settings.device_slots, clock=clock
+    )
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ InvalidField        PromptTooLong
 
 from __future__ import annotations
 
-from services.chassis.errors import (
+from looksmith.errors import (
     Aborted,
     AlreadyExists,
     DataLoss,
@@ -28,7 +28,10 @@ class RecipeNotServed(NotFound):
     reason = "RECIPE_NOT_FOUND"
 
     def __init__(self, recipe: str, served: list[str]) -> None:
-        super().__init__(f"recipe {recipe} is not served here; {', '.join(served)} is")
+        super().__init__(
+            f"recipe {recipe!r} is not served here; this worker serves {', '.join(sorted(served))}",
+            metadata={"recipe": recipe},
+        )
 
 
 class WorkerFull(ResourceExhausted):
@@ -85,6 +88,5 @@ class Superseded(Aborted):
 
 class PromptTooLong(InvalidField):
     def __init__(self, beyond: str) -> None:
-        super().__init__(
-            "prompt", f"the text encoder would not see its end: {beyond[:200]!r}", reason="PROMPT_TOO_LONG"
-        )
+        told = f"the text encoder would not see its end: {beyond[:200]!r}; shorten it, or set allow_truncation"
+        super().__init__("prompt", told, reason="PROMPT_TOO_LONG")

@@ -16,6 +16,18 @@ import structlog
 
 from looksmith.nouns import Tier
 from services.chassis.painting import ImageFormat, PaintRequest, Settled, content_digest
+from services.chassis.painting_events import (
+    Accepted,
+    Chunk,
+    Event,
+    Finished,
+    ImageDone,
+    Placed,
+    Preview,
+    Step,
+    Swapped,
+    Timings,
+)
 from services.gpu_worker import telemetry
 from services.gpu_worker.clock import Clock, seconds
 from services.gpu_worker.encode import encode
@@ -32,18 +44,8 @@ from services.gpu_worker.engine.protocol import (
 )
 from services.gpu_worker.errors import RequestIdReused, Superseded
 from services.gpu_worker.painter import Bound, JobEvent, Painter, Painting
-from services.gpu_worker.replies import (
-    Accepted,
-    Chunk,
-    Finished,
-    ImageDone,
-    Placed,
-    Preview,
-    Reply,
-    Swapped,
-    Timings,
-)
 from services.gpu_worker.settlement import Settler
+from services.gpu_worker.swap import SwapReport
 
 log = structlog.get_logger()
 
@@ -84,7 +86,7 @@ class Generation:
         self._tier_of, self._clock, self._new_id = tier_of, clock, new_id
         self._tries: dict[str, _Try] = {}
 
-    async def generate(self, request: PaintRequest, *, left_s: float | None) -> AsyncGenerator[Reply, None]:
+    async def generate(self, request: PaintRequest, *, left_s: float | None) -> AsyncGenerator[Event, None]:
         """Replies in the order of generation.proto. ``left_s``: seconds until the caller gives up; None: never.
 
         Raises:
@@ -135,18 +137,18 @@ class Generation:
             if self._tries[identity] is current:
                 del self._tries[identity]
 
-    async def _replies(self, event: JobEvent, settled: Settled, spent: _Spent) -> AsyncIterator[Reply]:
+    async def _replies(self, event: JobEvent, settled: Settled, spent: _Spent) -> AsyncIterator[Event]:
         match event:
             case Bound():
                 telemetry.record_bound(event)
                 spent.bound = event
-                yield Swapped(event.swap)
+                yield _swapped(event.swap)
             case StageDone():
                 telemetry.record_stage(event)
                 spent.stages[event.stage] += seconds(event.start_ns, event.end_ns)
             case StepDone():
                 if settled.request.report_steps:
-                    yield event
+                    yield Step(event.image, event.step, event.steps, event.batch_rows)
             case PreviewReady():
                 jpeg = await asyncio.to_thread(encode, event.pixels, ImageFormat.JPEG)
                 yield Preview(event.image, event.step, b"" if settled.request.omit_image_bytes else jpeg)
@@ -159,7 +161,7 @@ class Generation:
                     now = self._clock()
                     telemetry.record_stage(StageDone(event.job, Stage.DENOISE, now, now))
 
-    async def _image(self, ready: ImageReady, request: PaintRequest, spent: _Spent) -> AsyncIterator[Reply]:
+    async def _image(self, ready: ImageReady, request: PaintRequest, spent: _Spent) -> AsyncIterator[Event]:
         began = self._clock()
         data = await asyncio.to_thread(encode, ready.pixels, request.image_format)
         encoded = self._clock()
@@ -191,6 +193,20 @@ class Generation:
             vae_decode=spent.stages[Stage.VAE_DECODE],
             image_encode=spent.stages[Stage.IMAGE_ENCODE],
         )
+
+
+def _swapped(swap: SwapReport) -> Swapped:
+    return Swapped(
+        tier=swap.tier,
+        visible_s=swap.visible_s,
+        hidden_s=swap.hidden_s,
+        fetch_s=swap.stage_s(Stage.FETCH),
+        verify_s=swap.stage_s(Stage.VERIFY),
+        compile_s=swap.stage_s(Stage.COMPILE),
+        copy_s=swap.stage_s(Stage.COPY),
+        bind_s=swap.stage_s(Stage.BIND),
+        fetched_bytes=swap.fetched_bytes,
+    )
 
 
 def _engine_job(identity: str, settled: Settled) -> EngineJob:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from services.chassis.errors import Internal, LooksmithError
+from looksmith.errors import Internal, LooksmithError
 from services.gpu_worker.clock import Clock, seconds
 from services.gpu_worker.costs import MeasuredCosts, Work
 from services.gpu_worker.engine.protocol import (
@@ -31,9 +31,10 @@ from services.gpu_worker.engine.protocol import (
 )
 from services.gpu_worker.engine_thread import EngineThread
 from services.gpu_worker.errors import WorkerDraining
+from services.gpu_worker.lease import Lease
 from services.gpu_worker.queue import FairQueue
-from services.gpu_worker.swap import StageTime, SwapReport, swap_report
-from services.gpu_worker.tiers import AdapterTiers, Lease
+from services.gpu_worker.swap import StageTime, SwapReport
+from services.gpu_worker.tiers import AdapterTiers
 
 log = structlog.get_logger()
 
@@ -194,6 +195,7 @@ class Painter:
             with suppress(asyncio.CancelledError):
                 await job.bringing
             self._tiers.release(job.lease)
+            job.lease.close("UNFINISHED")
 
     async def _events_of(self, job: _Job) -> AsyncIterator[JobEvent]:
         while True:
@@ -290,16 +292,9 @@ class Painter:
             job.events.put_nowait(event)
 
     def _bound(self, job: _Job, bind: StageDone) -> Bound:
-        stages = job.lease.stages
         if job.lease.digests:
-            stages = [*stages, StageTime(Stage.BIND, bind.start_ns, bind.end_ns)]
-        swap = swap_report(
-            stages,
-            tier=job.lease.tier,
-            turn_ns=job.turn_ns,
-            bound_ns=bind.end_ns,
-            fetched_bytes=job.lease.fetched_bytes,
-        )
+            job.lease.record(StageTime(Stage.BIND, bind.start_ns, bind.end_ns))
+        swap = job.lease.bound(turn_ns=job.turn_ns, bound_ns=bind.end_ns)
         return Bound(swap, job.arrived_ns, job.turn_ns)
 
     def _on_failure(self, error: Exception) -> None:

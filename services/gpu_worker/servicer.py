@@ -1,4 +1,4 @@
-"""The gRPC edge of a worker: protobuf to request, replies to protobuf. Decides nothing."""
+"""The gRPC edge of a worker: protobuf to request, events to protobuf. Decides nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import grpc
 
 from looksmith.v1 import generation_pb2 as pb
 from looksmith.v1 import generation_pb2_grpc as rpc
+from services.chassis.painting_events_pb import event_to_pb
 from services.chassis.painting_pb import request_from_pb
-from services.gpu_worker.convert import reply_to_pb
 from services.gpu_worker.generation import Generation
 
 
@@ -23,6 +23,6 @@ class ImageGenerationServicer(rpc.ImageGenerationServiceServicer):
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.GenerateResponse]:
         asked = request_from_pb(request, new_request_id=self._new_request_id())
-        async with aclosing(self._generation.generate(asked, left_s=context.time_remaining())) as replies:
-            async for reply in replies:
-                yield reply_to_pb(reply)
+        async with aclosing(self._generation.generate(asked, left_s=context.time_remaining())) as events:
+            async for event in events:
+                yield event_to_pb(event)

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 
 import structlog
 
-from services.chassis.errors import LooksmithError
+from looksmith.errors import LooksmithError
 from services.gpu_worker.heartbeats import Heartbeats
 from services.gpu_worker.painter import Painter
 from services.gpu_worker.tiers import AdapterTiers

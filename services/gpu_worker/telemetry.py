@@ -1,11 +1,10 @@
-"""The worker's spans and metrics. Spans are made from times that are over; prompts never enter them."""
+"""The worker's metrics, and its spans but for the swap's, which are lease.py's. Prompts never enter them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.util.types import AttributeValue
@@ -30,38 +29,16 @@ gpu_seconds = meter.create_counter(
 )
 
 
-def span(
-    name: str,
-    start_ns: int,
-    end_ns: int,
-    attributes: Mapping[str, AttributeValue] | None = None,
-    *,
-    parent: otel_context.Context | None = None,
-) -> otel_context.Context:
-    """Records what ran from ``start_ns`` to ``end_ns`` under the current span, or ``parent``; returns its context."""
-    made = tracer.start_span(name, context=parent, start_time=start_ns, attributes=attributes)
-    made.end(max(start_ns, end_ns))
-    return trace.set_span_in_context(made, parent)
+def span(name: str, start_ns: int, end_ns: int, attributes: Mapping[str, AttributeValue] | None = None) -> None:
+    """Records what ran from ``start_ns`` to ``end_ns`` under the current span."""
+    tracer.start_span(name, start_time=start_ns, attributes=attributes).end(max(start_ns, end_ns))
 
 
 def record_bound(bound: Bound) -> None:
-    """The wait and the swap of a job, which every job has, however short."""
+    """The wait of a job, which every job has, however short, and the metrics of its swap."""
     swap = bound.swap
     tier = swap.tier.name.lower() if swap.tier else "none"
     span("wait", bound.wait_start_ns, bound.wait_end_ns)
-    under = span(
-        "adapter.swap",
-        swap.start_ns,
-        swap.end_ns,
-        {
-            "looksmith.tier": tier,
-            "looksmith.bytes": swap.fetched_bytes,
-            "looksmith.visible_s": swap.visible_s,
-            "looksmith.hidden_s": swap.hidden_s,
-        },
-    )
-    for stage in swap.stages:
-        span(stage.stage.value, stage.start_ns, stage.end_ns, parent=under)
     wait_seconds.record(seconds(bound.wait_start_ns, bound.wait_end_ns))
     swap_seconds.record(swap.visible_s, {"tier": tier, "kind": "visible"})
     swap_seconds.record(swap.hidden_s, {"tier": tier, "kind": "hidden"})

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -23,6 +21,7 @@ from services.gpu_worker.disk_cache import DiskCache
 from services.gpu_worker.engine.protocol import HostAdapter, Stage
 from services.gpu_worker.engine_thread import EngineThread
 from services.gpu_worker.errors import AdapterUnusable
+from services.gpu_worker.lease import Lease
 from services.gpu_worker.ports import Registry
 from services.gpu_worker.single_flight import SingleFlight
 from services.gpu_worker.swap import StageTime
@@ -30,26 +29,6 @@ from services.gpu_worker.swap import StageTime
 log = structlog.get_logger()
 
 _MAX_PREFETCHES = 16
-
-
-@dataclass(eq=False)
-class Lease:
-    """One job's hold on its adapters, and what bringing them in has taken so far."""
-
-    brand: str
-    digests: tuple[str, ...]
-    tier: Tier | None  # where the slowest was found; None: there are none
-    began_ns: int
-    stages: list[StageTime] = field(default_factory=list)
-    fetched_bytes: int = 0
-    holds_host: bool = False
-    holds_device: bool = False
-
-
-@dataclass(frozen=True)
-class _Brought:
-    stages: tuple[StageTime, ...] = ()
-    fetched_bytes: int = 0
 
 
 class _GoneFromDisk(Exception):
@@ -76,7 +55,7 @@ class AdapterTiers:
         self._device: OrderedDict[str, None] = OrderedDict()
         self._reading: dict[str, int] = {}  # digest -> bytes set aside for it
         self._pins: dict[Tier, Counter[str]] = {Tier.HOST: Counter(), Tier.DEVICE: Counter()}
-        self._flights: SingleFlight[_Brought] = SingleFlight()
+        self._flights: SingleFlight[int] = SingleFlight()
         self._host_turn = asyncio.Lock()  # first come, first served: a large adapter is not overtaken for ever
         self._freed = asyncio.Event()
         self._prefetches: set[asyncio.Task[None]] = set()
@@ -122,10 +101,10 @@ class AdapterTiers:
 
     # What a job does
 
-    def lease(self, brand: str, digests: Sequence[str]) -> Lease:
+    def lease(self, brand: str, digests: Sequence[str], *, span_name: str = "adapter.swap") -> Lease:
         here = self.residency()
         found = [here.get(digest, Tier.STORE) for digest in digests]
-        return Lease(brand, tuple(dict.fromkeys(digests)), max(found, default=None), self._clock())
+        return Lease(brand, tuple(dict.fromkeys(digests)), max(found, default=None), self._clock, span_name)
 
     async def bring(self, lease: Lease, *, wait: bool = True) -> bool:
         """Brings a lease's adapters to host memory, where they stay until it is released.
@@ -138,7 +117,7 @@ class AdapterTiers:
         """
         while not lease.holds_host:
             absent = [d for d in lease.digests if d not in self._host and d not in self._reading]
-            await self._all(lease, Stage.FETCH, [d for d in absent if d not in self._device], self._to_disk)
+            await asyncio.gather(*(self._to_disk(lease, digest) for digest in absent if digest not in self._device))
             async with self._host_turn:
                 try:
                     while not self._grant(lease):
@@ -148,7 +127,7 @@ class AdapterTiers:
                         await self._freed.wait()
                 except _GoneFromDisk:
                     continue
-            await self._all(lease, Stage.COMPILE, [d for d in lease.digests if d in self._reading], self._to_host)
+            await self._to_host(lease, [digest for digest in lease.digests if digest in self._reading])
         return True
 
     async def place(self, lease: Lease) -> None:
@@ -176,7 +155,7 @@ class AdapterTiers:
                 engine.place(adapter)
                 return StageTime(Stage.COPY, start, self._clock())
 
-            lease.stages.append(await self._thread.call(copy))
+            lease.record(await self._thread.call(copy))
             self._device[digest] = None
             self._changed()
 
@@ -196,13 +175,14 @@ class AdapterTiers:
             return
 
         async def bring() -> None:
-            lease = self.lease(brand, [digest])
+            lease = self.lease(brand, [digest], span_name="adapter.prefetch")
             try:
                 await self.bring(lease, wait=False)
             except Exception as error:  # noqa: BLE001  # the job that needs it will say what is wrong
                 log.warning("adapter.prefetch_failed", brand=brand, digest=digest, error=str(error))
             finally:
                 self.release(lease)
+                lease.close()
 
         task = asyncio.create_task(bring())
         self._prefetches.add(task)
@@ -220,21 +200,27 @@ class AdapterTiers:
 
     # Store to disk
 
-    async def _to_disk(self, brand: str, digest: str) -> _Brought:
-        stages: list[StageTime] = []
-        fetched = 0
+    async def _to_disk(self, lease: Lease, digest: str) -> None:
         with self._disk.pinned(digest):
             if self._disk.size_of(digest) is None:
-                start = self._clock()
-                fetched = await self._disk.write(digest, self._registry.download(brand, digest))
-                stages.append(StageTime(Stage.FETCH, start, self._clock()))
-                log.info("adapter.fetched", brand=brand, digest=digest, bytes=fetched)
+                with lease.stage(Stage.FETCH):
+                    fetching = self._flights.join((Stage.FETCH, digest), partial(self._fetch, lease.brand, digest))
+                    lease.fetched_bytes += await fetching
             if self._disk.needs_check(digest):
-                start = self._clock()
-                await self._disk.check(digest)
-                stages.append(StageTime(Stage.VERIFY, start, self._clock()))
+                with lease.stage(Stage.VERIFY):
+                    await self._flights.join((Stage.VERIFY, digest), partial(self._verify, digest))
+
+    async def _fetch(self, brand: str, digest: str) -> int:
+        with self._disk.pinned(digest):
+            fetched = await self._disk.write(digest, self._registry.download(brand, digest))
+        log.info("adapter.fetched", brand=brand, digest=digest, bytes=fetched)
+        return fetched
+
+    async def _verify(self, digest: str) -> int:
+        with self._disk.pinned(digest):
+            await self._disk.check(digest)
         self._changed()
-        return _Brought(tuple(stages), fetched)
+        return 0
 
     # Disk to host
 
@@ -242,13 +228,13 @@ class AdapterTiers:
         """Room for all of a lease's adapters or for none, so that two leases never wait for each other's half.
 
         Raises:
-            _GoneFromDisk: a file has been evicted since it came.
+            _GoneFromDisk: a file has been evicted since it came; what came in its place is not checked.
         """
         needed = [d for d in lease.digests if d not in self._host and d not in self._reading and d not in self._device]
         sizes: dict[str, int] = {}
         for digest in needed:
             size = self._disk.size_of(digest)
-            if size is None:
+            if size is None or self._disk.needs_check(digest):
                 raise _GoneFromDisk
             if size > self._host_limit:
                 raise AdapterUnusable(digest, f"its {size} bytes exceed the worker's {self._host_limit} of host memory")
@@ -267,8 +253,14 @@ class AdapterTiers:
         lease.holds_host = True
         return True
 
-    async def _to_host(self, _brand: str, digest: str) -> _Brought:
-        start = self._clock()
+    async def _to_host(self, lease: Lease, digests: Sequence[str]) -> None:
+        if digests:
+            with lease.stage(Stage.COMPILE):
+                # All begin before anything is awaited: what is set aside for them is given back by those who read.
+                flights = [self._flights.join((Stage.COMPILE, d), partial(self._read, d)) for d in digests]
+                await asyncio.gather(*flights)
+
+    async def _read(self, digest: str) -> int:
         try:
             with self._disk.pinned(digest):
                 adapter = await asyncio.to_thread(self._thread.engine.read, self._disk.path(digest), digest)
@@ -279,7 +271,7 @@ class AdapterTiers:
             self._freed.set()
         self._host[digest] = adapter
         self._changed()
-        return _Brought((StageTime(Stage.COMPILE, start, self._clock()),))
+        return 0
 
     def _release_host(self, lease: Lease) -> None:
         if lease.holds_host:
@@ -302,23 +294,6 @@ class AdapterTiers:
         await self._thread.call(lambda: self._thread.engine.evict(digest))
         log.info("adapter.evicted", digest=digest, tier="device")
         self._changed()
-
-    async def _all(
-        self,
-        lease: Lease,
-        stage: Stage,
-        digests: Sequence[str],
-        bring: Callable[[str, str], Coroutine[Any, Any, _Brought]],
-    ) -> None:
-        """Does a stage for each file, once for all who want it; counts for the lease what fell into its time."""
-        flights = (self._flights.join((stage, d), partial(bring, lease.brand, d)) for d in digests)
-        for brought in await asyncio.gather(*flights):
-            lease.fetched_bytes += brought.fetched_bytes
-            lease.stages += [
-                StageTime(s.stage, max(s.start_ns, lease.began_ns), s.end_ns)
-                for s in brought.stages
-                if s.end_ns > lease.began_ns
-            ]
 
     def _changed(self) -> None:
         for changed in self._watchers:

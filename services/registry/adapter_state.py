@@ -132,14 +132,14 @@ def pick(state: AdapterState, ref: AdapterRef) -> StoredVersion:
     """
     if isinstance(ref.pick, int):
         if ref.pick > len(state.versions):
-            raise VersionNotFound(ref.brand, ref.adapter, ref.pick)
+            raise VersionNotFound(ref.brand, ref.adapter, ref.pick, newest=len(state.versions))
         return state.versions[ref.pick - 1]
     if ref.is_digest:
         if found := state.with_digest(ref.pick):
             return found
         raise DigestNotFound(f"{ref.brand}/{ref.adapter}", ref.pick)
     if ref.pick not in state.aliases:
-        raise AliasNotFound(ref.brand, ref.adapter, ref.pick)
+        raise AliasNotFound(ref.brand, ref.adapter, ref.pick, known=state.aliases)
     return state.versions[state.aliases[ref.pick].version - 1]
 
 
@@ -167,7 +167,7 @@ def alias_rollback(state: AdapterState, brand: str, adapter: str, alias: str, *,
         NothingToRollBack: it has never moved.
     """
     if alias not in state.aliases:
-        raise AliasNotFound(brand, adapter, alias)
+        raise AliasNotFound(brand, adapter, alias, known=state.aliases)
     stored = state.aliases[alias]
     if not stored.previous_version:
         raise NothingToRollBack(alias)

@@ -91,7 +91,7 @@ class Catalog:
         blob, size = await self._find_file(brand, digest)
         if offset >= size:
             raise OffsetBeyondEnd(offset, size)
-        return self._blobs.read(blob, offset=offset, limit=limit)
+        return self._blobs.read(blob, offset=offset, limit=min(limit, size - offset))  # stores count in 63 bits
 
     async def set_alias(
         self, alias: str, target: AdapterRef, *, expected_version: int | None = None, reason: str = ""

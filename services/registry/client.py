@@ -1,6 +1,6 @@
 """The registry as other services and publishers see it: domain objects in and out, errors as the registry raised them.
 
-Registry is what they depend on; RegistryClient speaks to a server, FakeRegistryClient is one in memory.
+RegistryClient speaks to a server; FakeRegistryClient keeps the same contract in memory.
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Protocol
 
 import grpc
 
 from looksmith import convert
+from looksmith.errors import error_from_rpc
 from looksmith.nouns import PRODUCTION, Adapter, AdapterRef, AdapterVersion, Brand, Resolved
 from looksmith.v1 import brand_pb2, brand_pb2_grpc, registry_pb2_grpc
 from looksmith.v1 import registry_pb2 as pb
-from services.chassis.errors import error_from_rpc
 from services.registry.content import Content, measured, pieces_of
 from services.registry.convert import event_from_pb, header_to_pb, move_from_pb, published_from_pb
 from services.registry.fake_client import FakeRegistryClient
 from services.registry.messages import AdapterEvent, AliasMove, Page, Published, PublishHeader
 
-__all__ = ["FakeRegistryClient", "Registry", "RegistryClient", "measured"]
+__all__ = ["FakeRegistryClient", "RegistryClient", "measured"]
 
 #: Seconds that a call on records may take, and one that moves a file of up to 1 GiB.
 RECORD_DEADLINE_S, FILE_DEADLINE_S = 10.0, 600.0
@@ -34,102 +33,12 @@ RECORD_DEADLINE_S, FILE_DEADLINE_S = 10.0, 600.0
 ANSWER_LOST, UPLOAD_TRIES = "Internal error from Core", 4
 
 
-class Registry(Protocol):
-    """What the registry does. Every method raises what services.registry.errors says, as the class of its code.
-
-    A caller acts on ``error.reason``; over the wire AdapterNotFound arrives as NotFound with the same reason.
-    """
-
-    async def put_brand(
-        self, brand: Brand, *, expected_version: int | None = None, deadline_s: float = RECORD_DEADLINE_S
-    ) -> Brand: ...
-
-    async def get_brand(self, name: str, *, deadline_s: float = RECORD_DEADLINE_S) -> Brand: ...
-
-    async def list_brands(
-        self, *, page_size: int = 0, page_token: str = "", deadline_s: float = RECORD_DEADLINE_S
-    ) -> Page[Brand]: ...
-
-    async def publish(
-        self,
-        header: PublishHeader,
-        content: Content,
-        *,
-        on_progress: Callable[[int], None] | None = None,
-        deadline_s: float = FILE_DEADLINE_S,
-    ) -> Published:
-        """Sends a file, or pieces of one in order; ``on_progress`` gets the bytes sent so far."""
-
-    async def get_adapter(self, brand: str, adapter: str, *, deadline_s: float = RECORD_DEADLINE_S) -> Adapter: ...
-
-    async def list_adapters(
-        self, brand: str = "", *, page_size: int = 0, page_token: str = "", deadline_s: float = RECORD_DEADLINE_S
-    ) -> Page[Adapter]: ...
-
-    async def list_versions(
-        self,
-        brand: str,
-        adapter: str,
-        *,
-        page_size: int = 0,
-        page_token: str = "",
-        deadline_s: float = RECORD_DEADLINE_S,
-    ) -> Page[AdapterVersion]: ...
-
-    async def resolve(
-        self, ref: AdapterRef, *, min_seq: int = 0, deadline_s: float = RECORD_DEADLINE_S
-    ) -> Resolved: ...
-
-    def download(
-        self, brand: str, digest: str, *, offset: int = 0, limit: int = 0, deadline_s: float = FILE_DEADLINE_S
-    ) -> AsyncIterator[bytes]:
-        """A file's bytes as they come. The caller checks the digest."""
-
-    async def set_alias(
-        self,
-        brand: str,
-        adapter: str,
-        alias: str,
-        version: int,
-        *,
-        expected_version: int | None = None,
-        reason: str = "",
-        deadline_s: float = RECORD_DEADLINE_S,
-    ) -> AliasMove: ...
-
-    async def promote(
-        self,
-        ref: AdapterRef,
-        *,
-        expected_version: int | None = None,
-        reason: str = "",
-        deadline_s: float = RECORD_DEADLINE_S,
-    ) -> AliasMove: ...
-
-    async def rollback(
-        self,
-        brand: str,
-        adapter: str,
-        *,
-        alias: str = PRODUCTION,
-        reason: str = "",
-        deadline_s: float = RECORD_DEADLINE_S,
-    ) -> AliasMove: ...
-
-    async def history(
-        self,
-        brand: str,
-        adapter: str,
-        *,
-        at_time: datetime | None = None,
-        page_size: int = 0,
-        page_token: str = "",
-        deadline_s: float = RECORD_DEADLINE_S,
-    ) -> Page[AdapterEvent]: ...
-
-
 class RegistryClient:
-    """Registry behind a channel, which stays the caller's."""
+    """A registry behind a channel, which stays the caller's.
+
+    Every method raises what services.registry.errors says, as the class of its code. A caller acts on
+    ``error.reason``: AdapterNotFound arrives as NotFound with the same reason.
+    """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._adapters = registry_pb2_grpc.AdapterRegistryServiceStub(channel)
@@ -164,6 +73,8 @@ class RegistryClient:
         on_progress: Callable[[int], None] | None = None,
         deadline_s: float = FILE_DEADLINE_S,
     ) -> Published:
+        """Sends a file, or pieces of one in order; ``on_progress`` gets the bytes sent so far."""
+
         async def messages() -> AsyncIterator[pb.PublishAdapterRequest]:
             yield pb.PublishAdapterRequest(header=header_to_pb(header))
             sent, pieces = 0, pieces_of(content)
@@ -221,6 +132,7 @@ class RegistryClient:
     async def download(
         self, brand: str, digest: str, *, offset: int = 0, limit: int = 0, deadline_s: float = FILE_DEADLINE_S
     ) -> AsyncIterator[bytes]:
+        """A file's bytes as they come. The caller checks the digest."""
         request = pb.DownloadAdapterRequest(brand=brand, digest=digest, offset=offset, limit=limit)
         call = self._adapters.DownloadAdapter(request, timeout=deadline_s)
         try:

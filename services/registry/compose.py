@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import structlog
 
-from looksmith.lora import Limits
+from looksmith.lora import Limits, ModuleTable
 from looksmith.v1 import brand_pb2_grpc, registry_pb2_grpc
+from services.chassis.process import CannotStart
 from services.chassis.server import RunningServer, ServedApi, grpc_server
 from services.registry.commit_log import Surroundings
 from services.registry.core import Core, assemble
-from services.registry.errors import StoreUnavailable
+from services.registry.errors import StoreRefused, StoreUnavailable
 from services.registry.judging import judging
 from services.registry.minio_store import MinioObjectStore
 from services.registry.servicer import AdapterRegistryServicer, BrandServicer
@@ -32,22 +33,24 @@ async def registry(settings: RegistrySettings) -> AsyncIterator[RunningServer]:
     """A registry that serves from entry to exit.
 
     Raises:
-        StoreUnavailable: the store did not answer in time.
-        StoreRefused: it turned the credentials or the bucket down.
-        ValueError, OSError: the folder of bases is not one.
+        CannotStart: the store did not answer in time or turned the credentials or the bucket down, the folder of bases
+            is not one, or the address is taken.
     """
     async with AsyncExitStack() as stack:
-        tables = await asyncio.to_thread(load_tables, settings.bases)
-        store = await stack.enter_async_context(
-            MinioObjectStore(
-                endpoint=settings.store_endpoint,
-                access_key=settings.store_access_key,
-                secret_key=settings.store_secret_key.get_secret_value(),
-                bucket=settings.store_bucket,
-                secure=settings.store_secure,
-                region=settings.store_region,
+        tables = await _tables(settings)
+        try:
+            store = await stack.enter_async_context(
+                MinioObjectStore(
+                    endpoint=settings.store_endpoint,
+                    access_key=settings.store_access_key,
+                    secret_key=settings.store_secret_key.get_secret_value(),
+                    bucket=settings.store_bucket,
+                    secure=settings.store_secure,
+                    region=settings.store_region,
+                )
             )
-        )
+        except (StoreUnavailable, StoreRefused, ValueError) as error:  # the SDK finds the endpoint malformed
+            raise CannotStart(f"REGISTRY_STORE_ENDPOINT={settings.store_endpoint}: {error}") from error
         core = assemble(
             store=store,
             judging=judging(tables, replace(Limits(), file_bytes=settings.max_adapter_bytes)),
@@ -74,6 +77,13 @@ def apis(core: Core) -> list[ServedApi]:
             lambda server: brand_pb2_grpc.add_BrandServiceServicer_to_server(brands, server),
         ),
     ]
+
+
+async def _tables(settings: RegistrySettings) -> Mapping[str, ModuleTable]:
+    try:
+        return await asyncio.to_thread(load_tables, settings.bases)
+    except (ValueError, OSError) as error:
+        raise CannotStart(f"REGISTRY_BASES: {error}") from error
 
 
 @asynccontextmanager

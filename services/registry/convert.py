@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from looksmith import convert
+from looksmith.errors import InvalidField
 from looksmith.nouns import Malformed
 from looksmith.v1 import registry_pb2 as pb
-from services.chassis.errors import InvalidField
 from services.registry.content import PIECE_BYTES
 from services.registry.messages import AdapterEvent, AliasMove, EventKind, Published, PublishHeader
 

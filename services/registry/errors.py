@@ -36,9 +36,9 @@ LooksmithError
 
 from __future__ import annotations
 
-from looksmith.lora import LoraError
-from looksmith.nouns import AdapterRef
-from services.chassis.errors import (
+from collections.abc import Iterable
+
+from looksmith.errors import (
     Aborted,
     AlreadyExists,
     DataLoss,
@@ -52,9 +52,13 @@ from services.chassis.errors import (
     Unavailable,
     Unimplemented,
 )
+from looksmith.lora import LoraError
+from looksmith.nouns import AdapterRef
 
 #: Characters of one finding that travel. Details go as trailers, of which gRPC takes 8 KiB in all.
 _MAX_FINDING_CHARACTERS = 200
+#: Aliases that one message lists, for the same reason.
+_MAX_ALIASES_SHOWN = 10
 
 
 class AdapterRefused(InvalidArgument):
@@ -79,35 +83,44 @@ class BrandNotFound(NotFound):
     reason = "BRAND_NOT_FOUND"
 
     def __init__(self, brand: str) -> None:
-        super().__init__(f"brand {brand!r} has no record", metadata={"brand": brand})
+        super().__init__(f"brand {brand!r} has no record; PutBrand makes one", metadata={"brand": brand})
 
 
 class AdapterNotFound(NotFound):
     reason = "ADAPTER_NOT_FOUND"
 
     def __init__(self, brand: str, adapter: str) -> None:
-        super().__init__(f"{brand}/{adapter} is not registered", metadata={"brand": brand, "adapter": adapter})
+        super().__init__(
+            f"{brand}/{adapter} is not registered; its first version is yet to be published",
+            metadata={"brand": brand, "adapter": adapter},
+        )
 
 
 class AliasNotFound(NotFound):
     reason = "ALIAS_NOT_FOUND"
 
-    def __init__(self, brand: str, adapter: str, alias: str) -> None:
-        super().__init__(f"{brand}/{adapter} has no alias {alias!r}", metadata={"alias": alias})
+    def __init__(self, brand: str, adapter: str, alias: str, known: Iterable[str]) -> None:
+        shown = ", ".join(sorted(known)[:_MAX_ALIASES_SHOWN]) or "none"
+        super().__init__(f"{brand}/{adapter} has no alias {alias!r}; it has {shown}", metadata={"alias": alias})
 
 
 class VersionNotFound(NotFound):
     reason = "VERSION_NOT_FOUND"
 
-    def __init__(self, brand: str, adapter: str, version: int) -> None:
-        super().__init__(f"{brand}/{adapter} has no version {version}", metadata={"version": str(version)})
+    def __init__(self, brand: str, adapter: str, version: int, newest: int) -> None:
+        super().__init__(
+            f"{brand}/{adapter} has no version {version}; it has 1 to {newest}", metadata={"version": str(version)}
+        )
 
 
 class DigestNotFound(NotFound):
     reason = "DIGEST_NOT_FOUND"
 
     def __init__(self, owner: str, digest: str) -> None:
-        super().__init__(f"{owner} never had a file of digest {digest}", metadata={"digest": digest})
+        super().__init__(
+            f"{owner} never had a file of digest {digest}; ListAdapterVersions tells those it has",
+            metadata={"digest": digest},
+        )
 
 
 class RequestIdReused(AlreadyExists):
@@ -115,7 +128,7 @@ class RequestIdReused(AlreadyExists):
 
     def __init__(self, request_id: str, version: int, digest: str) -> None:
         super().__init__(
-            f"request_id {request_id!r} published another file, version {version}",
+            f"request_id {request_id!r} published another file, version {version}; choose another id",
             metadata={"version": str(version), "digest": digest},
         )
 

@@ -48,7 +48,7 @@ class TrustingJudge:
 
 
 class FakeRegistryClient:
-    """Keeps services.registry.client.Registry. Deadlines are taken and not kept.
+    """Keeps the contract of services.registry.client.RegistryClient. Deadlines are taken and not kept.
 
     Attributes:
         store: what lies under it; ``store.reachable = False`` makes answers stale, then unavailable.

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from looksmith.errors import InvalidField
 from looksmith.lora import Inspection, Inspector, Limits, ModuleTable
-from services.chassis.errors import InvalidField
 from services.registry.messages import PublishHeader
 
 

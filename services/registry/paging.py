@@ -38,7 +38,7 @@ def after(scope: list[str], page_token: str) -> str:
         return ""
     try:
         found_scope, found = json.loads(base64.b64decode(page_token, altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError, TypeError):
+    except (binascii.Error, ValueError, TypeError, RecursionError):
         raise Malformed("page_token", "was not issued by this service") from None
     if found_scope != scope or not isinstance(found, str):
         raise Malformed("page_token", "continues another list")

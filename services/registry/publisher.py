@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 import structlog
 from opentelemetry import metrics, trace
 
+from looksmith.errors import LooksmithError
 from looksmith.lora import Inspection
 from looksmith.nouns import AdapterManifest, AdapterVersion
-from services.chassis.errors import LooksmithError
 from services.registry.adapter_state import StoredVersion, VersionPublished, already_published, publication
 from services.registry.blobs import Blobs, Received
 from services.registry.commit_log import Surroundings

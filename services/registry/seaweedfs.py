@@ -8,18 +8,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.chassis.server import run_until_signal
+from services.chassis.process import CannotStart, run_until_signal, start_or_say_why
 from services.registry.errors import StoreRefused, StoreUnavailable
 from services.registry.minio_store import MinioObjectStore
 
@@ -29,6 +31,7 @@ START_S = 60.0
 STOP_S = 1.0
 #: What the process says once its store takes writes.
 READY = "store ready on"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PARTS = ("master", "volume", "filer", "s3")
 
 
@@ -40,7 +43,7 @@ class RunningStore:
     bucket: str
 
 
-class WeedFailed(RuntimeError):
+class WeedFailed(CannotStart):
     """SeaweedFS is not installed or did not get ready; the message holds the end of its log."""
 
 
@@ -85,18 +88,42 @@ async def seaweedfs(
             stdout=output,
             stderr=output,
             start_new_session=True,  # an interrupt from the keyboard is its owner's to handle
+            preexec_fn=_ends_with(os.getpid()),
         )
     try:
         await _ready(store, process, log_file)
         yield store
     finally:
+        await _stop(process)
+
+
+def _ends_with(parent: int) -> Callable[[], None] | None:
+    """What makes a new process on Linux end when ``parent`` does, were it by SIGKILL; other systems have no such thing.
+
+    The kernel watches the thread that starts the process, so that has to be one that lasts: the event loop's.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec hardly anything is safe
+
+    def ask_the_kernel() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the kernel was asked
+            os._exit(1)
+
+    return ask_the_kernel
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    try:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), STOP_S)
-        except TimeoutError:
+    finally:  # also where waiting is cancelled
+        with contextlib.suppress(ProcessLookupError):
             process.kill()
-            await process.wait()
+    await process.wait()
 
 
 def _prepare(folder: Path, store: RunningStore) -> Path:
@@ -158,7 +185,8 @@ def main() -> None:
             sys.stdout.flush()
             yield
 
-    asyncio.run(run_until_signal(announced()))
+    with start_or_say_why("store"):
+        asyncio.run(run_until_signal(announced()))
 
 
 if __name__ == "__main__":

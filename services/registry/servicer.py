@@ -112,7 +112,7 @@ class AdapterRegistryServicer(registry_pb2_grpc.AdapterRegistryServiceServicer):
     ) -> pb.GetAdapterHistoryResponse:
         with by_field():
             size = check_page_size(request.page_size)
-            at_time = convert.time_from_pb(request.at_time) if request.HasField("at_time") else None
+            at_time = convert.time_from_pb(request.at_time, "at_time") if request.HasField("at_time") else None
             page = await self._catalog.history(*_names(request), size, request.page_token, at_time=at_time)
         return pb.GetAdapterHistoryResponse(events=map(event_to_pb, page.items), next_page_token=page.next_token)
 

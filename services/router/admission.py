@@ -13,8 +13,8 @@ from datetime import datetime
 
 from opentelemetry import trace
 
+from looksmith.errors import InvalidField, Unavailable
 from looksmith.nouns import AdapterUse, Brand, Resolved
-from services.chassis.errors import InvalidField, Unavailable
 from services.chassis.painting import PaintRequest, RecipeFacts, Settled, content_digest, settle
 from services.router.errors import NoWorker, RecipeAmbiguous, RecipeNotFound, RegistryLost
 from services.router.fleet import Fleet, FleetSnapshot

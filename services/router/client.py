@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 
 import grpc
 
+from looksmith.errors import LooksmithError, error_from_rpc
 from looksmith.v1 import fleet_pb2 as pb
 from looksmith.v1 import fleet_pb2_grpc as rpc
-from services.chassis.errors import LooksmithError, error_from_rpc
 from services.chassis.server import CHANNEL_OPTIONS
 from services.router.convert import command_from_pb, join_to_pb, worker_from_pb
 from services.router.fleet import WorkerView

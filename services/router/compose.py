@@ -22,7 +22,7 @@ from services.router.request_memory import RequestMemory
 from services.router.servicer import FleetServicer, ImageGenerationServicer
 from services.router.sessions import Sessions
 from services.router.settings import RouterSettings
-from services.router.worker_client import GrpcWorkerConnection
+from services.router.worker_connection import GrpcWorkerConnection
 
 GENERATION = "looksmith.v1.ImageGenerationService"
 FLEET = "looksmith.v1.FleetService"

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from looksmith import convert
+from looksmith.errors import InvalidField
 from looksmith.nouns import Malformed, Tier, check_digest
 from looksmith.v1 import fleet_pb2 as pb
 from looksmith.v1 import generation_pb2
-from services.chassis.errors import InvalidField
 from services.chassis.painting import PaintRequest
-from services.chassis.painting_pb import recipe_from_pb, recipe_to_pb, request_from_pb
-from services.router.convert_events import duration_to_pb, tier_from_pb, tier_to_pb
+from services.chassis.painting_pb import (
+    duration_to_pb,
+    recipe_from_pb,
+    recipe_to_pb,
+    request_from_pb,
+    tier_from_pb,
+    tier_to_pb,
+)
 from services.router.errors import SessionOutOfOrder
 from services.router.fleet import FleetSnapshot, WorkerView
 from services.router.members import (

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 from opentelemetry import propagate, trace
 
-from services.chassis.errors import (
+from looksmith.errors import (
     Aborted,
     Cancelled,
     DataLoss,
@@ -24,10 +24,11 @@ from services.chassis.errors import (
     Unavailable,
 )
 from services.chassis.painting import Pinned, Settled
+from services.chassis.painting_events import Accepted, ImageRestarted, Placed
 from services.router import metrics
 from services.router.admission import Admitted
 from services.router.errors import NoWorker, RequestSuperseded
-from services.router.events import Accepted, Event, Finished, ImageRestarted, Kind, Placed, WorkerEvent
+from services.router.events import Kind, LastEvent, RouterEvent, WorkerEvent
 from services.router.fleet import Booking, Fleet
 from services.router.placement import Job, Placement, place
 from services.router.ports import WorkerCall, WorkerConnection
@@ -95,7 +96,7 @@ class Dispatcher:
         self._max_redispatches = max_redispatches
         self._clock = clock
 
-    async def run(self, admitted: Admitted, *, arrived: float, deadline: float) -> AsyncGenerator[Event, None]:
+    async def run(self, admitted: Admitted, *, arrived: float, deadline: float) -> AsyncGenerator[RouterEvent, None]:
         """All that happens until the request has ended; ``arrived`` and ``deadline`` are on the clock.
 
         Raises:
@@ -126,7 +127,7 @@ class Dispatcher:
         """Where a request would be bound now; books nothing."""
         return place(Job.of(settled), self._fleet.snapshot(), self._clock())
 
-    async def _attempt(self, this_try: Try, progress: Progress) -> AsyncGenerator[Event, None]:
+    async def _attempt(self, this_try: Try, progress: Progress) -> AsyncGenerator[RouterEvent, None]:
         berth = self._berth(progress)
         try:
             with _attempt_span(berth, progress.attempt) as span:
@@ -177,7 +178,7 @@ class Dispatcher:
         propagate.inject(metadata, trace.set_span_in_context(span))
         return berth.connection.generate(settled, pinned, timeout_s=timeout_s, metadata=metadata)
 
-    def _passed_on(self, event: WorkerEvent, worker: str, progress: Progress) -> Event:
+    def _passed_on(self, event: WorkerEvent, worker: str, progress: Progress) -> RouterEvent:
         """The event for the caller, counted; the router adds what it knows better to the last one."""
         brand = {"brand": progress.settled.request.brand}
         if event.kind is Kind.IMAGE_DONE:
@@ -186,7 +187,7 @@ class Dispatcher:
             return event
         self._fleet.succeeded(worker)
         metrics.gpu_seconds.add(event.gpu_seconds, brand)
-        return Finished(event, self._clock() - progress.arrived, progress.queue_s, progress.attempt)
+        return LastEvent(event, self._clock() - progress.arrived, progress.queue_s, progress.attempt)
 
     def _note_failure(self, failure: AttemptFailed, progress: Progress) -> None:
         worker, error = failure.worker, failure.error
@@ -216,25 +217,25 @@ def _failures_named(worker: str, this_try: Try, progress: Progress) -> Iterator[
 def _attempt_span(berth: Berth, attempt: int) -> Iterator[trace.Span]:
     """One span an attempt. Not the current one: a generator's frames would leak it into its caller's context."""
     span = tracer.start_span("attempt", attributes={"looksmith.attempt": attempt, **_attributes(berth.placement)})
-    outcome, error = "finished", None
+    outcome, reason = "finished", ""
     try:
         yield span
     except AttemptFailed as failure:
-        outcome, error = "failed", failure.error
+        outcome, reason = "failed", failure.error.reason
         raise
     except RequestSuperseded:
         outcome = "superseded"
         raise
     except LooksmithError as refusal:
-        outcome, error = "refused", refusal
+        outcome, reason = "refused", refusal.reason
         raise
     except BaseException:
-        outcome = "cancelled"
+        outcome, reason = "cancelled", Cancelled.reason  # by the caller, or since its deadline passed
         raise
     finally:
         span.set_attribute("looksmith.outcome", outcome)
-        if error:
-            span.set_status(trace.StatusCode.ERROR, error.reason)
+        if reason:
+            span.set_status(trace.StatusCode.ERROR, reason)
         metrics.attempts.add(1, {"outcome": outcome})
         span.end()
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from services.chassis.errors import (
+from looksmith.errors import (
     Aborted,
     AlreadyExists,
     DeadlineExceeded,

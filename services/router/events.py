@@ -1,16 +1,14 @@
-"""What happens while a request is painted, as routers see it.
+"""A worker's messages as a router sees them: passed on unread but for the few facts that it acts on.
 
-A worker's own messages pass through unread but for the few facts that a router acts on; convert_events.py knows them.
+convert_events.py makes them; what a router says itself is in services.chassis.painting_events.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
-from looksmith.nouns import Tier
-from services.chassis.painting import Settled
+from services.chassis.painting_events import Accepted, ImageRestarted, Placed
 
 
 class Kind(StrEnum):
@@ -39,26 +37,7 @@ class WorkerEvent:
 
 
 @dataclass(frozen=True)
-class Accepted:
-    settled: Settled
-    stale_since: datetime | None = None
-
-
-@dataclass(frozen=True)
-class Placed:
-    worker: str
-    reason: str
-    tier: Tier | None
-    attempt: int
-
-
-@dataclass(frozen=True)
-class ImageRestarted:
-    image: int
-
-
-@dataclass(frozen=True)
-class Finished:
+class LastEvent:
     """A worker's last message, and what the router knows better: the whole time, its own queue, the attempts."""
 
     event: WorkerEvent
@@ -67,4 +46,4 @@ class Finished:
     attempts: int
 
 
-Event = Accepted | Placed | ImageRestarted | WorkerEvent | Finished
+RouterEvent = Accepted | Placed | ImageRestarted | WorkerEvent | LastEvent

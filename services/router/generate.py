@@ -15,7 +15,7 @@ from services.chassis.painting import PaintRequest
 from services.router import metrics
 from services.router.admission import Admission
 from services.router.dispatch import Dispatcher
-from services.router.events import Event
+from services.router.events import RouterEvent
 from services.router.placement import Explanation
 
 
@@ -35,7 +35,7 @@ class Generation:
         self._default_deadline_s = default_deadline_s
         self._clock = clock
 
-    async def paint(self, request: PaintRequest, *, timeout_s: float | None) -> AsyncGenerator[Event, None]:
+    async def paint(self, request: PaintRequest, *, timeout_s: float | None) -> AsyncGenerator[RouterEvent, None]:
         """Raises what admission and dispatch raise; closing the generator stops the worker."""
         arrived = self._clock()
         deadline = arrived + (self._default_deadline_s if timeout_s is None else timeout_s)

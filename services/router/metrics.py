@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import grpc
 from opentelemetry import metrics
 
-from services.chassis.errors import Internal, LooksmithError
+from looksmith.errors import Internal, LooksmithError
 
 meter = metrics.get_meter(__name__)
 

@@ -21,7 +21,7 @@ from services.router.convert import (
     join_from_pb,
     worker_to_pb,
 )
-from services.router.convert_events import event_to_pb
+from services.router.convert_events import router_event_to_pb
 from services.router.errors import NotInThisRelease
 from services.router.fleet import Fleet
 from services.router.generate import Generation
@@ -41,7 +41,7 @@ class ImageGenerationServicer(rpc.ImageGenerationServiceServicer):
         wanted = request_from_pb(request, new_request_id=self._new_request_id())
         async with aclosing(self._generation.paint(wanted, timeout_s=context.time_remaining())) as events:
             async for event in events:
-                yield event_to_pb(event)
+                yield router_event_to_pb(event)
 
 
 class FleetServicer(fleet_rpc.FleetServiceServicer):

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import structlog
 
-from services.chassis.errors import LooksmithError
+from looksmith.errors import LooksmithError
 from services.router.errors import LeaseExpired, RouterStopping, SessionOutOfOrder
 from services.router.fleet import Fleet
 from services.router.members import Ack, Command, Heartbeat, Registration, Resync, Welcome

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import StableDiffusionPipeline
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
@@ -85,9 +86,13 @@ def add_lora(pipe: StableDiffusionPipeline, name: str, lora: LoraTensors) -> Non
                 _pipeline=pipe,
                 **{component: model},
             )
-        if (count := _layers_with(model, name)) != len(modules):
+        halves = _halves_of(model, name)
+        if len(halves) != 2 * len(modules):
             remove_lora(pipe, name)
-            raise RuntimeError(f"{count} of {len(modules)} modules of {component} took adapter {name}")
+            raise RuntimeError(f"{len(halves) // 2} of {len(modules)} modules of {component} took adapter {name}")
+        if pipe.dtype is torch.float64:  # peft would round to float32
+            for half in halves:
+                half.double()
 
 
 def remove_lora(pipe: StableDiffusionPipeline, name: str) -> None:
@@ -118,6 +123,7 @@ def _lora_config(modules: tuple[LoraModule, ...], paths: Mapping[str, str]) -> d
     }
 
 
-def _layers_with(model: nn.Module, name: str) -> int:
-    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
-    return sum(name in getattr(layer, "lora_A", ()) for layer in layers)
+def _halves_of(model: nn.Module, name: str) -> list[nn.Module]:
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    dicts: list[nn.ModuleDict] = [getattr(layer, half) for layer in layers for half in ("lora_A", "lora_B")]
+    return [halves[name] for halves in dicts if name in halves]

@@ -12,7 +12,12 @@ from transformers.utils import logging as transformers_logging
 
 from services.gpu_worker.engine.recipe import Recipe, RecipeError
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,  # for comparing engines: differences are then mistakes, not rounding
+}
 
 
 def load_base(recipe: Recipe, device: torch.device) -> StableDiffusionPipeline:

@@ -34,7 +34,9 @@ MAX_WORDS = 30
 class Costs:
     """Seconds that each thing takes."""
 
+    read: float = 0.0
     copy: float = 0.0
+    bind: float = 0.0
     prompt: float = 0.0
     step: float = 0.0
     decode: float = 0.0
@@ -55,8 +57,10 @@ class FakeEngine:
         costs: Costs = Costs(),
         clock: Clock | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        slots: int = 8,
     ) -> None:
         self.recipes = tuple(recipes)
+        self.places = {"peft": slots}
         self.steps_done = 0
         self.placements: list[str] = []
         self._costs, self._clock, self._sleep = costs, clock or steady_clock(), sleep
@@ -70,6 +74,7 @@ class FakeEngine:
         return " ".join(prompt.split()[MAX_WORDS:])
 
     def read(self, path: Path, digest: str) -> HostAdapter:
+        self._sleep(self._costs.read)
         return HostAdapter(digest, path.stat().st_size, None)
 
     def place(self, adapter: HostAdapter) -> None:
@@ -101,7 +106,10 @@ class FakeEngine:
 
     def _paint(self, job: EngineJob) -> Iterator[list[Event]]:
         began = self._clock()
-        yield [self._stage(job, Stage.BIND, 0), self._stage(job, Stage.PROMPT_ENCODE, self._costs.prompt)]
+        yield [
+            self._stage(job, Stage.BIND, self._costs.bind),
+            self._stage(job, Stage.PROMPT_ENCODE, self._costs.prompt),
+        ]
         for task in job.images:
             started = self._clock()
             for step in range(1, job.steps + 1):

@@ -5,7 +5,7 @@ Knows nothing about torch, gRPC or where adapters come from; FakeEngine stands b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -35,6 +35,7 @@ class HostAdapter:
     digest: str
     size_bytes: int
     payload: object = field(repr=False)
+    kind: str = "peft"  # of the engine's places: the one that it takes
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class EngineJob:
     steps: int
     guidance: float  # up to 1: none
     preview_every: int = 0  # steps; 0: no previews
+    reproducible: bool = False  # the same bits under any neighbours
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,11 @@ class Engine(Protocol):
     @property
     def max_jobs(self) -> int:
         """Jobs that it runs at once."""
+        ...
+
+    @property
+    def places(self) -> Mapping[str, int]:
+        """How many adapters of each kind it has room for on its device."""
         ...
 
     @property

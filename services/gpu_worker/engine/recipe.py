@@ -16,12 +16,13 @@ from typing import Any
 from looksmith.lora.tables import FAMILY
 from looksmith.nouns import Malformed, check_name
 from services.chassis.painting import RecipeFacts
+from services.chassis.process import CannotStart
 
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("float32", "float16", "bfloat16", "float64")
 _MAX_STEPS = 1000
 
 
-class RecipeError(Exception):
+class RecipeError(CannotStart):
     """A recipe can't be used; the message names the file and the key."""
 
     def __init__(self, file: Path, key: str, problem: str) -> None:
@@ -143,7 +144,9 @@ def read_recipe(file: Path) -> Recipe:
         name=root.name("name"),
         base=file.parent / base.text("source"),
         family=base.text("family"),
-        distill=Distillation(file.parent / distill.text("source"), distill.number("scale", 1.0)) if distill else None,
+        distill=Distillation((file.parent / distill.text("source")).resolve(), distill.number("scale", 1.0))
+        if distill
+        else None,
         sampler=Sampler(
             sampler.text("class"), sampler.number("eta", 0.0), sampler.table("config", optional=True).values
         ),

@@ -7,7 +7,7 @@ Every other engine is measured against it; what adapters are on the device is de
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ class ReferenceEngine:
     max_rows = 1
     max_jobs = 1
 
-    def __init__(self, recipes: Sequence[Recipe], *, device: str, threads: int, clock: Clock) -> None:
+    def __init__(self, recipes: Sequence[Recipe], *, device: str, threads: int, slots: int, clock: Clock) -> None:
         first = recipes[0]
         for other in recipes[1:]:
             if (other.base.resolve(), other.distill, other.dtype) != (
@@ -59,15 +59,16 @@ class ReferenceEngine:
                 first.dtype,
             ):
                 raise RecipeError(other.file, "base", f"differs from that of {first.file}; a worker serves one base")
-        self._recipes = {recipe.name: recipe for recipe in recipes}
+        self.known = {recipe.name: recipe for recipe in recipes}
         self._device = torch.device(device)
         self._threads = threads
+        self._slots = slots
         self._clock = clock
         self._facts: tuple[RecipeFacts, ...] = ()
-        self._pipe: StableDiffusionPipeline
+        self.pipe: StableDiffusionPipeline
         self._tokens: CLIPTokenizer
         self._tokens_lock = threading.Lock()
-        self._table: ModuleTable
+        self.table: ModuleTable
         self._placed: set[str] = set()
         self._bound: tuple[WeightedAdapter, ...] | None = None  # None: not known
         self._running: tuple[EngineJob, Iterator[list[Event]]] | None = None
@@ -78,18 +79,22 @@ class ReferenceEngine:
         return torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else self._device.type
 
     @property
+    def places(self) -> Mapping[str, int]:
+        return {"peft": self._slots}
+
+    @property
     def recipes(self) -> Sequence[RecipeFacts]:
         return self._facts
 
     def load(self) -> None:
         if self._threads:
             torch.set_num_threads(self._threads)
-        facts = tuple(recipe.weighed() for recipe in self._recipes.values())
-        recipe = next(iter(self._recipes.values()))
-        self._pipe = load_base(recipe, self._device)
+        facts = tuple(recipe.weighed() for recipe in self.known.values())
+        recipe = next(iter(self.known.values()))
+        self.pipe = load_base(recipe, self._device)
         # A tokenizer of its own for questions from other threads: one call's truncation would show in another's.
         self._tokens = CLIPTokenizer.from_pretrained(recipe.base / "tokenizer", local_files_only=True)
-        self._table = table_from_folder(recipe.base, family=recipe.family, digest=facts[0].base_digest)
+        self.table = table_from_folder(recipe.base, family=recipe.family, digest=facts[0].base_digest)
         self._facts = facts
         for each in facts:
             width, height = each.sizes[0]
@@ -107,7 +112,7 @@ class ReferenceEngine:
             return str(self._tokens.decode(ids[limit - 1 : -1])) if len(ids) > limit else ""
 
     def read(self, path: Path, digest: str) -> HostAdapter:
-        lora = read_lora(path, self._table)
+        lora = read_lora(path, self.table)
         return HostAdapter(digest, lora.size_bytes, lora)
 
     def place(self, adapter: HostAdapter) -> None:
@@ -116,13 +121,13 @@ class ReferenceEngine:
         if not isinstance(adapter.payload, LoraTensors):
             raise TypeError("the adapter was read by another engine")
         self._bound = None  # loading makes the new adapter the active one
-        add_lora(self._pipe, adapter.digest, adapter.payload)
+        add_lora(self.pipe, adapter.digest, adapter.payload)
         self._placed.add(adapter.digest)
 
     def evict(self, digest: str) -> None:
         if digest in self._placed:
             self._bound = None
-            remove_lora(self._pipe, digest)
+            remove_lora(self.pipe, digest)
             self._placed.remove(digest)
 
     def start(self, job: EngineJob) -> None:
@@ -158,16 +163,16 @@ class ReferenceEngine:
         if self._bound == adapters:
             return
         for component in COMPONENTS:
-            for layer in getattr(self._pipe, component).modules():
+            for layer in getattr(self.pipe, component).modules():
                 if isinstance(layer, BaseTunerLayer):
                     layer.enable_adapters(bool(adapters))
         if adapters:
-            self._pipe.set_adapters([a.digest for a in adapters], [a.weight for a in adapters])
+            self.pipe.set_adapters([a.digest for a in adapters], [a.weight for a in adapters])
         self._bound = adapters
 
     def _paint(self, job: EngineJob) -> Iterator[list[Event]]:
         """One list of events a unit of work; the words of the pipeline's ``__call__`` where it does the same."""
-        recipe, pipe = self._recipes[job.recipe], self._pipe
+        recipe, pipe = self.known[job.recipe], self.pipe
         guided = job.guidance > 1
         # 1. Bind the adapters
         began = self._clock()
@@ -181,11 +186,11 @@ class ReferenceEngine:
             embeds = torch.cat([negative_embeds, embeds])
         yield [
             StageDone(job.id, Stage.BIND, began, bound),
-            StageDone(job.id, Stage.PROMPT_ENCODE, bound, self._now()),
+            StageDone(job.id, Stage.PROMPT_ENCODE, bound, self.now()),
         ]
         for task in job.images:
             # 3. Draw the noise: on the CPU, so that every device paints the same picture
-            started = self._now()
+            started = self.now()
             generator = torch.Generator("cpu").manual_seed(task.seed)
             pipe.scheduler = scheduler = new_scheduler(recipe)
             scheduler.set_timesteps(job.steps, device=self._device)
@@ -204,29 +209,29 @@ class ReferenceEngine:
                     noise = without + job.guidance * (asked - without)
                 made = scheduler.step(noise, t, latents, **extra)
                 latents = made.prev_sample
-                self._now()
+                self.now()
                 events: list[Event] = [StepDone(job.id, task.image, step, job.steps, len(rows))]
                 if job.preview_every and step % job.preview_every == 0 and step < job.steps:
                     events.append(PreviewReady(job.id, task.image, step, self._decode(_estimate(made), generator)))
                 yield events
             # 5. Decode
-            denoised = self._now()
+            denoised = self.now()
             pixels = self._decode(latents, generator)
             yield [
                 StageDone(job.id, Stage.DENOISE, started, denoised, steps=job.steps, batch=len(rows)),
-                StageDone(job.id, Stage.VAE_DECODE, denoised, self._now()),
+                StageDone(job.id, Stage.VAE_DECODE, denoised, self.now()),
                 ImageReady(job.id, task.image, task.seed, pixels),
             ]
 
     def _decode(self, latents: Tensor, generator: torch.Generator) -> Pixels:
         """Latents [1, c, h, w] as the picture that the pipeline would return."""
-        vae = self._pipe.vae
+        vae = self.pipe.vae
         image = vae.decode(latents / vae.config.scaling_factor, return_dict=False, generator=generator)[0]
-        drawn = self._pipe.image_processor.postprocess(image, output_type="np")[0]
+        drawn = self.pipe.image_processor.postprocess(image, output_type="np")[0]
         height, width, _ = drawn.shape
         return Pixels(width, height, (drawn * 255).round().astype(np.uint8).tobytes())
 
-    def _now(self) -> int:
+    def now(self) -> int:
         """The time once the device has done what it was told."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)

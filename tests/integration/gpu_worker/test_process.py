@@ -73,17 +73,3 @@ def test_serves_health_and_metrics_and_ends_in_order_on_sigterm(tmp_path: Path) 
         child.send_signal(signal.SIGTERM)
         assert child.wait(timeout=10) == 0
         assert address_in(child.stderr, "server.stopped") == address
-
-
-@pytest.mark.parametrize(
-    ("environ", "told"),
-    [
-        ({"WORKER_NAME": "Not A Name"}, "WORKER_NAME"),
-        ({"WORKER_RECIPES": "no/such.toml"}, "no/such.toml"),
-    ],
-)
-def test_ends_at_once_and_says_which_setting_is_wrong(tmp_path: Path, environ: dict[str, str], told: str) -> None:
-    with process(tmp_path, **environ) as child:
-        _, errors = child.communicate(timeout=20)
-    assert child.returncode == 1
-    assert told in errors.splitlines()[-1]

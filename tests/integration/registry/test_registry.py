@@ -14,9 +14,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from looksmith.errors import InvalidArgument
 from looksmith.lora import table_to_json
 from looksmith.nouns import AdapterRef, Brand
-from services.chassis.errors import InvalidArgument
 from services.registry.client import RegistryClient
 from services.registry.minio_store import MinioObjectStore
 from services.registry.seaweedfs import RunningStore

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import grpc
 
+from looksmith.errors import Internal, InvalidField
 from looksmith.nouns import Tier
 from looksmith.v1 import generation_pb2 as pb
 from looksmith.v1 import generation_pb2_grpc as rpc
-from services.chassis.errors import Internal, InvalidField
 from services.chassis.server import ServedApi, grpc_server
 from services.chassis.settings import ServiceSettings
 from services.router.client import FleetClient, FleetSession, Heartbeat

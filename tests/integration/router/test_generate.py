@@ -12,11 +12,11 @@ from typing import TypeAlias
 import grpc
 import pytest
 
+from looksmith.errors import LooksmithError, error_from_rpc
 from looksmith.nouns import Tier
 from looksmith.v1 import fleet_pb2, fleet_pb2_grpc
 from looksmith.v1 import generation_pb2 as pb
 from looksmith.v1 import generation_pb2_grpc as rpc
-from services.chassis.errors import LooksmithError, error_from_rpc
 from services.chassis.painting import derived_seed
 from services.router.consistent_hash import rank
 from tests.integration.router.scripted_workers import (

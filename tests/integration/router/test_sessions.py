@@ -10,9 +10,9 @@ from typing import TypeAlias
 import grpc
 import pytest
 
+from looksmith.errors import LooksmithError, error_from_rpc
 from looksmith.nouns import Tier
 from looksmith.v1 import fleet_pb2, fleet_pb2_grpc
-from services.chassis.errors import LooksmithError, error_from_rpc
 from services.router.client import Ack, FleetClient, Heartbeat, MeasuredCost, Resync, Welcome, WorkerState
 from services.router.compose import router
 from services.router.settings import RouterSettings

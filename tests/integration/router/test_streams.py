@@ -152,6 +152,25 @@ async def test_request_is_one_trace_from_caller_to_worker(
     assert "kite" not in "".join(span.to_json() for span in trace)
 
 
+@pytest.mark.parametrize(("timeout_s", "status"), [(20.0, "CANCELLED"), (0.5, "DEADLINE_EXCEEDED")])
+async def test_stream_that_is_cut_short_says_how_in_its_span(
+    painting: Painting, address: str, spans: InMemorySpanExporter, timeout_s: float, status: str
+) -> None:
+    async with joined_worker(address, "w1", hangs):
+        call = painting.Generate(KITE, timeout=timeout_s)
+        for _ in range(3):
+            await call.read()
+        if status == "CANCELLED":
+            call.cancel()
+        await all_spans(spans, "worker.generate")
+        found = await all_spans(spans, "looksmith.generate")
+    for name in ("looksmith.generate", "worker.generate"):
+        (span,) = named(found, name)
+        assert (span.attributes or {})["rpc.response.status_code"] == span.status.description == status
+    (attempt,) = named(found, "attempt")
+    assert not attempt.status.is_ok
+
+
 async def all_spans(spans: InMemorySpanExporter, last: str) -> list[ReadableSpan]:
     """Every span in the order of beginning, once ``last`` has ended."""
     for _ in range(100):

@@ -15,10 +15,10 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from looksmith.errors import InvalidField, error_from_rpc
 from looksmith.v1 import generation_pb2 as pb
 from looksmith.v1 import generation_pb2_grpc as rpc
 from services.chassis import interceptors
-from services.chassis.errors import InvalidField, error_from_rpc
 from services.chassis.server import ServedApi, grpc_server
 from services.chassis.settings import ServiceSettings
 
@@ -122,11 +122,14 @@ async def test_cancelled_stream_is_cleaned_up_and_reported_as_cancelled(spans: I
     assert span.attributes and span.attributes["rpc.response.status_code"] == "CANCELLED"
 
 
-async def test_expired_stream_is_cleaned_up_and_reported_as_expired(spans: InMemorySpanExporter) -> None:
+@pytest.mark.parametrize("timeout_s", [0.3, 1.001])  # grpc makes 1.01 of the second on its way
+async def test_expired_stream_is_cleaned_up_and_reported_as_expired(
+    spans: InMemorySpanExporter, timeout_s: float
+) -> None:
     painter = Painter()
     async with painting(painter) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            [_ async for _ in stub.Generate(pb.GenerateRequest(prompt="wait"), timeout=0.3)]
+            [_ async for _ in stub.Generate(pb.GenerateRequest(prompt="wait"), timeout=timeout_s)]
         await asyncio.wait_for(painter.cleaned_up.wait(), 2)
         span = await only_span(spans)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -19,12 +19,12 @@ from PIL import Image
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from looksmith.errors import DeadlineExceeded, LooksmithError
 from looksmith.v1 import adapter_pb2
 from looksmith.v1 import generation_pb2 as pb
 from services.chassis import interceptors
-from services.chassis.errors import DeadlineExceeded, LooksmithError
-from services.gpu_worker import telemetry
-from services.gpu_worker.client import FakeWorker, Worker, WorkerClient
+from services.gpu_worker import lease, telemetry
+from services.gpu_worker.client import WorkerClient
 from services.gpu_worker.compose import gpu_worker
 from services.gpu_worker.engine.fake import Costs, FakeEngine
 from services.gpu_worker.settings import WorkerSettings
@@ -44,7 +44,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    for module in (interceptors, telemetry):
+    for module in (interceptors, lease, telemetry):
         monkeypatch.setattr(module, "tracer", provider.get_tracer("test"))
     return exporter
 
@@ -69,8 +69,17 @@ async def worker(
         yield WorkerClient(channel)
 
 
-async def answers(client: Worker, request: pb.GenerateRequest, **options: float) -> list[pb.GenerateResponse]:
-    return [response async for response in client.generate(request, timeout_s=options.get("timeout_s", 20))]
+async def answers(client: WorkerClient, request: pb.GenerateRequest, **options: float) -> list[pb.GenerateResponse]:
+    async with client.generate(request, timeout_s=options.get("timeout_s", 20)) as call:
+        return [response async for response in call]
+
+
+async def asked_until(client: WorkerClient, request: pb.GenerateRequest, kind: str, step: int = 0) -> None:
+    """Asks, and leaves as soon as an answer of that kind, or of that step, has come."""
+    async with client.generate(request, timeout_s=20) as call:
+        async for response in call:
+            if response.WhichOneof("event") == kind and response.step.step == step:
+                return
 
 
 def kinds(responses: list[pb.GenerateResponse]) -> list[str | None]:
@@ -222,9 +231,7 @@ async def test_cancelled_call_stops_within_one_step(tmp_path: Path, registry: Fi
     request = pb.GenerateRequest(brand="acme", prompt="a kite", count=16, steps=8, report_steps=True)
     async with worker(tmp_path, registry, engine) as client:
         with capture_logs() as lines:
-            async for response in client.generate(request, timeout_s=20):
-                if response.HasField("step") and response.step.step == 2:
-                    break
+            await asked_until(client, request, "step", 2)
             assert await steps_after_the_end_of_a_call(engine, lines) <= 1
     assert engine.steps_done <= 3
 
@@ -330,24 +337,8 @@ async def test_cancelled_call_has_a_span_that_says_so(
 ) -> None:
     engine = Gated()
     async with worker(tmp_path, registry, engine) as client:
-        async for response in client.generate(pb.GenerateRequest(brand="acme", prompt="a kite"), timeout_s=20):
-            if response.HasField("swapped"):
-                break
-        engine.gate.release(10)
+        await asked_until(client, pb.GenerateRequest(brand="acme", prompt="a kite"), "swapped")
         await eventually(lambda: any(s.name == "worker.generate" for s in spans.get_finished_spans()))
+        engine.gate.release(10)
     root = next(s for s in spans.get_finished_spans() if s.name == "worker.generate")
     assert root.attributes and root.attributes["rpc.response.status_code"] == "CANCELLED"
-
-
-@pytest.mark.parametrize("fake", [False, True])
-async def test_fake_worker_answers_in_the_order_of_a_real_one(
-    tmp_path: Path, registry: FilesRegistry, *, fake: bool
-) -> None:
-    request = pb.GenerateRequest(brand="acme", prompt="a kite", count=3, seed=5, images_done=[1], request_id="r1")
-    async with worker(tmp_path, registry) as client:
-        responses = await answers(FakeWorker() if fake else client, request)
-    assert kinds(responses) == ["accepted", "placed", "swapped", *["chunk", "image_done"] * 2, "finished"]
-    done = [r.image_done for r in responses if r.HasField("image_done")]
-    assert [(d.image, d.seed) for d in done] == [(0, 5), (2, 7)]
-    for d in done:
-        assert hashlib.sha256(images(responses)[d.image]).hexdigest() == d.sha256

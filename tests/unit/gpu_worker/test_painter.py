@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from looksmith.errors import Internal
 from looksmith.nouns import Tier
-from services.chassis.errors import Internal
 from services.gpu_worker.clock import steady_clock
 from services.gpu_worker.engine.fake import Costs, FakeEngine
 from services.gpu_worker.engine.protocol import EngineJob, ImageReady, ImageTask, JobDone, StepDone
@@ -80,7 +80,7 @@ async def test_a_swap_that_passes_while_another_job_is_painted_is_hidden(
         running = asyncio.create_task(events_of(painter, engine_job("j1", first)))
         await eventually(lambda: engine.started)
         waiting = asyncio.create_task(events_of(painter, engine_job("j2", second)))
-        await eventually(lambda: registry.downloads[second])
+        await eventually(lambda: not painter._thread._commands.empty())
         engine.gate.release(1)  # the copy goes between two steps of the first job
         await eventually(lambda: second in engine.placements)
         engine.gate.release(100)

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from looksmith.errors import InvalidField, NotFound
 from looksmith.nouns import AdapterRef, PinnedAdapter
-from services.chassis.errors import InvalidField, NotFound
 from services.chassis.painting import AdapterYanked, PaintRequest, Pinned
 from services.gpu_worker.errors import PromptTooLong, RecipeNotServed
 from services.gpu_worker.settlement import Settler

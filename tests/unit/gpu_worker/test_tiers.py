@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from looksmith.errors import NotFound
 from looksmith.lora import Code, LoraError, Problem
 from looksmith.nouns import Tier
-from services.chassis.errors import NotFound
 from services.gpu_worker.engine.fake import FakeEngine
 from services.gpu_worker.engine.protocol import HostAdapter, Stage
 from services.gpu_worker.errors import AdapterUnusable, DigestMismatch
-from services.gpu_worker.tiers import AdapterTiers, Lease
+from services.gpu_worker.lease import Lease
+from services.gpu_worker.tiers import AdapterTiers
 from tests.unit.gpu_worker.worker_parts import FilesRegistry, adapter_tiers, content, digest_of, eventually, facts
 
 

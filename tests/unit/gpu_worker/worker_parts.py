@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from looksmith.errors import NotFound
 from looksmith.nouns import AdapterManifest, AdapterRef, AdapterUse, AdapterVersion, Brand, Resolved, VersionState
-from services.chassis.errors import NotFound
 from services.chassis.painting import RecipeFacts
 from services.gpu_worker.clock import steady_clock
 from services.gpu_worker.disk_cache import DiskCache

@@ -1,4 +1,4 @@
-"""What a Registry must do for its callers; run over the fake and over a client of a real server."""
+"""What a registry must do for its callers; run over the fake and over a client of a real server."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from looksmith.nouns import AdapterRef, AdapterUse, Brand, BrandLimits
-from services.chassis.errors import (
+from looksmith.errors import (
     Aborted,
     AlreadyExists,
     DataLoss,
@@ -19,9 +18,12 @@ from services.chassis.errors import (
     NotFound,
     OutOfRange,
 )
-from services.registry.client import Registry
+from looksmith.nouns import AdapterRef, AdapterUse, Brand, BrandLimits
+from services.registry.client import FakeRegistryClient, RegistryClient
 from services.registry.messages import EventKind, Page
 from tests.unit.registry.parts import header_for, lora_file
+
+Registry = RegistryClient | FakeRegistryClient
 
 STYLE = AdapterRef("acme", "style")
 LOOK = Brand(

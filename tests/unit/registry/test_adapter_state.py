@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
+from looksmith.errors import NotFound
 from looksmith.nouns import AdapterManifest, AdapterRef, AdapterVersion
-from services.chassis.errors import NotFound
 from services.registry import adapter_state
 from services.registry.adapter_state import AdapterState, StoredVersion, alias_move, alias_rollback, publication
 from services.registry.errors import NothingToRollBack

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 import grpc
 import pytest
 
+from looksmith.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from looksmith.nouns import AdapterRef, Brand
-from services.chassis.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from services.chassis.server import grpc_server
-from services.registry.client import Registry, RegistryClient
+from services.registry.client import RegistryClient
 from services.registry.compose import apis
 from services.registry.object_store import InMemoryObjectStore
 from services.registry.settings import RegistrySettings
@@ -47,7 +47,7 @@ class TestRegistryClient(RegistryContract):
     pass
 
 
-async def test_a_file_of_many_faults_comes_back_with_all_of_them(registry: Registry) -> None:
+async def test_a_file_of_many_faults_comes_back_with_all_of_them(registry: RegistryClient) -> None:
     """Trailers take 8 KiB; the names of these tensors alone are as long."""
     await registry.put_brand(Brand("acme"))
     faulty = {
@@ -59,7 +59,7 @@ async def test_a_file_of_many_faults_comes_back_with_all_of_them(registry: Regis
     assert [violation.reason for violation in caught.value.violations] == ["E_MODULE"] * 16
 
 
-async def test_a_refusal_in_mid_upload_reaches_the_publisher(registry: Registry) -> None:
+async def test_a_refusal_in_mid_upload_reaches_the_publisher(registry: RegistryClient) -> None:
     await registry.put_brand(Brand("acme"))
     data = b"PK\x03\x04" + bytes(1000)
 
@@ -73,7 +73,9 @@ async def test_a_refusal_in_mid_upload_reaches_the_publisher(registry: Registry)
     assert caught.value.violations[0].reason == "E_MAGIC"
 
 
-async def test_an_answer_from_memory_says_so_over_the_wire(registry: Registry, store: InMemoryObjectStore) -> None:
+async def test_an_answer_from_memory_says_so_over_the_wire(
+    registry: RegistryClient, store: InMemoryObjectStore
+) -> None:
     await registry.put_brand(Brand("acme"))
     await registry.publish(header_for(lora_file()), [lora_file()])
     store.reachable = False
@@ -84,14 +86,14 @@ async def test_an_answer_from_memory_says_so_over_the_wire(registry: Registry, s
 
 
 async def test_a_deadline_ends_a_call(
-    registry: Registry, store: InMemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+    registry: RegistryClient, store: InMemoryObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "_arrive", asyncio.Event().wait)
     with pytest.raises(DeadlineExceeded):
         await registry.get_brand("acme", deadline_s=0.1)
 
 
-async def test_an_early_refusal_is_never_lost(registry: Registry) -> None:
+async def test_an_early_refusal_is_never_lost(registry: RegistryClient) -> None:
     """grpc.aio loses the status of one in 170 calls that are answered while they write (grpc/grpc#36066)."""
     for _ in range(300):
         with pytest.raises(NotFound):

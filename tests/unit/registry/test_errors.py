@@ -1,5 +1,5 @@
+from looksmith.errors import error_to_status
 from looksmith.lora import Code, LoraError, Problem
-from services.chassis.errors import error_to_status
 from services.registry.errors import AdapterRefused
 
 

@@ -1,15 +1,15 @@
 import pytest
 
+from looksmith.errors import Unavailable
 from looksmith.nouns import AdapterRef, Brand
-from services.chassis.errors import Unavailable
-from services.registry.client import FakeRegistryClient, Registry
+from services.registry.client import FakeRegistryClient
 from tests.unit.registry.parts import header_for
 from tests.unit.registry.registry_contract import RegistryContract
 
 
 class TestFakeRegistryClient(RegistryContract):
     @pytest.fixture
-    def registry(self) -> Registry:
+    def registry(self) -> FakeRegistryClient:
         return FakeRegistryClient()
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from looksmith.errors import InvalidField, LooksmithError
 from looksmith.nouns import AdapterRef, Brand, BrandLimits
-from services.chassis.errors import InvalidField, LooksmithError
 from services.registry.core import Core
 from services.registry.errors import (
     AdapterNotFound,

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 import pytest
 
+from looksmith.errors import LooksmithError, error_from_rpc
 from looksmith.v1 import adapter_pb2, brand_pb2, brand_pb2_grpc, registry_pb2_grpc
 from looksmith.v1 import registry_pb2 as pb
-from services.chassis.errors import LooksmithError, error_from_rpc
 from services.chassis.server import grpc_server
 from services.registry.compose import apis
 from services.registry.convert import header_to_pb

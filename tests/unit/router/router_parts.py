@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from looksmith.errors import NotFound, Unavailable
 from looksmith.nouns import AdapterManifest, AdapterRef, AdapterUse, AdapterVersion, Brand, Resolved, Tier
-from services.chassis.errors import NotFound, Unavailable
 from services.chassis.painting import PaintRequest, Pinned, RecipeFacts, Settled, settle
 from services.router.fleet import FleetSnapshot, WorkerView
 from services.router.members import Heartbeat, Registration, WorkerState

@@ -3,8 +3,8 @@ from datetime import timedelta
 
 import pytest
 
+from looksmith.errors import InvalidField, LooksmithError, NotFound
 from looksmith.nouns import AdapterRef, AdapterUse
-from services.chassis.errors import InvalidField, LooksmithError, NotFound
 from services.chassis.painting import Pinned, derived_seed
 from services.router.admission import Admission, find_recipe
 from services.router.errors import NoWorker, RecipeAmbiguous, RecipeNotFound, RegistryLost, RequestIdReused

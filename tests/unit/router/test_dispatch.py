@@ -5,12 +5,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from services.chassis.errors import DeadlineExceeded
+from looksmith.errors import DeadlineExceeded
 from services.chassis.painting import Pinned, Settled
+from services.chassis.painting_events import Accepted, Placed
 from services.router.admission import Admitted
 from services.router.dispatch import Dispatcher
 from services.router.errors import NoWorker, RequestSuperseded, WorkerLost
-from services.router.events import Accepted, Finished, Kind, Placed, WorkerEvent
+from services.router.events import Kind, LastEvent, WorkerEvent
 from services.router.fleet import Fleet
 from services.router.members import Heartbeat
 from services.router.ports import WorkerCall
@@ -95,7 +96,7 @@ async def test_request_that_has_finished_is_not_painted_again(
     fleet.join(registration(), FinishesAndBreaks())
     this_try = Try()
     run = dispatcher.run(Admitted(settled(), this_try), arrived=clock(), deadline=clock() + 10)
-    assert [type(event) for event in [event async for event in run]] == [Accepted, Placed, Finished]
+    assert [type(event) for event in [event async for event in run]] == [Accepted, Placed, LastEvent]
     assert this_try.stop is nothing
 
 

@@ -16,6 +16,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def reference(base: Path) -> ReferenceEngine:
-    engine = ReferenceEngine([tiny.tiny_recipe(base)], device="cpu", threads=1, clock=steady_clock())
+    engine = ReferenceEngine([tiny.tiny_recipe(base)], device="cpu", threads=1, slots=8, clock=steady_clock())
     engine.load()
     return engine

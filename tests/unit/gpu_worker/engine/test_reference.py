@@ -80,7 +80,7 @@ def moved(one: Drawn, other: Drawn) -> float:
 
 
 def engine_for(*recipes: Recipe) -> ReferenceEngine:
-    engine = ReferenceEngine(recipes, device="cpu", threads=1, clock=steady_clock())
+    engine = ReferenceEngine(recipes, device="cpu", threads=1, slots=8, clock=steady_clock())
     engine.load()
     return engine
 
@@ -247,7 +247,7 @@ def test_base_weights_are_the_same_after_many_swaps(reference: ReferenceEngine, 
 def test_recipes_of_two_bases_are_refused_by_name(base: Path, tmp_path: Path) -> None:
     other = replace(tiny.tiny_recipe(base), file=tmp_path / "other.toml", dtype="float16")
     with pytest.raises(RecipeError, match=r"other\.toml: base differs"):
-        ReferenceEngine([tiny.tiny_recipe(base), other], device="cpu", threads=1, clock=steady_clock())
+        ReferenceEngine([tiny.tiny_recipe(base), other], device="cpu", threads=1, slots=8, clock=steady_clock())
 
 
 @pytest.mark.parametrize(

@@ -1,47 +1,46 @@
-"""Replies to protobuf. Requests come in through services.chassis.painting_pb."""
+"""Painting events to protobuf, for the two services that answer Generate. Requests are painting_pb's."""
 
 from __future__ import annotations
 
-from google.protobuf.duration_pb2 import Duration
-
 from looksmith import convert
-from looksmith.nouns import Tier
 from looksmith.v1 import generation_pb2 as pb
-from services.chassis.painting_pb import IMAGE_FORMAT_TO_PB
-from services.gpu_worker.engine.protocol import Stage, StepDone
-from services.gpu_worker.replies import (
+from services.chassis.painting_events import (
     Accepted,
     Chunk,
+    Event,
     Finished,
     ImageDone,
+    ImageRestarted,
     Placed,
     Preview,
-    Reply,
+    Step,
     Swapped,
     Timings,
 )
-from services.gpu_worker.swap import SwapReport
+from services.chassis.painting_pb import IMAGE_FORMAT_TO_PB, duration_to_pb, tier_to_pb
 
 
-def reply_to_pb(reply: Reply) -> pb.GenerateResponse:  # noqa: PLR0911  # one a kind of reply
-    match reply:
+def event_to_pb(event: Event) -> pb.GenerateResponse:  # noqa: PLR0911  # one a kind of event
+    match event:
         case Accepted():
-            return pb.GenerateResponse(accepted=_accepted_to_pb(reply))
+            return pb.GenerateResponse(accepted=_accepted_to_pb(event))
         case Placed(worker, reason, tier, attempt):
-            placed = pb.Placed(worker=worker, reason=reason, tier=_tier_to_pb(tier), attempt=attempt)
+            placed = pb.Placed(worker=worker, reason=reason, tier=tier_to_pb(tier), attempt=attempt)
             return pb.GenerateResponse(placed=placed)
-        case Swapped(swap):
-            return pb.GenerateResponse(swapped=_swap_to_pb(swap))
-        case StepDone(image=image, step=step, steps=steps, batch_rows=rows):
+        case Swapped():
+            return pb.GenerateResponse(swapped=_swapped_to_pb(event))
+        case Step(image, step, steps, rows):
             return pb.GenerateResponse(step=pb.StepDone(image=image, step=step, steps=steps, batch_rows=rows))
         case Preview(image, step, jpeg):
             return pb.GenerateResponse(preview=pb.Preview(image=image, step=step, jpeg=jpeg))
         case Chunk(image, offset, data):
             return pb.GenerateResponse(chunk=pb.ImageChunk(image=image, offset=offset, data=data))
         case ImageDone():
-            return pb.GenerateResponse(image_done=_image_done_to_pb(reply))
+            return pb.GenerateResponse(image_done=_image_done_to_pb(event))
+        case ImageRestarted(image):
+            return pb.GenerateResponse(image_restarted=pb.ImageRestarted(image=image))
         case Finished():
-            return pb.GenerateResponse(finished=_finished_to_pb(reply))
+            return pb.GenerateResponse(finished=_finished_to_pb(event))
 
 
 def _accepted_to_pb(accepted: Accepted) -> pb.Accepted:
@@ -57,17 +56,17 @@ def _accepted_to_pb(accepted: Accepted) -> pb.Accepted:
     )
 
 
-def _swap_to_pb(swap: SwapReport) -> pb.Swapped:
+def _swapped_to_pb(swapped: Swapped) -> pb.Swapped:
     return pb.Swapped(
-        tier=_tier_to_pb(swap.tier),
-        visible=_duration(swap.visible_s),
-        hidden=_duration(swap.hidden_s),
-        fetch=_duration(swap.stage_s(Stage.FETCH)),
-        verify=_duration(swap.stage_s(Stage.VERIFY)),
-        compile=_duration(swap.stage_s(Stage.COMPILE)),
-        copy=_duration(swap.stage_s(Stage.COPY)),
-        bind=_duration(swap.stage_s(Stage.BIND)),
-        fetched_bytes=swap.fetched_bytes,
+        tier=tier_to_pb(swapped.tier),
+        visible=duration_to_pb(swapped.visible_s),
+        hidden=duration_to_pb(swapped.hidden_s),
+        fetch=duration_to_pb(swapped.fetch_s),
+        verify=duration_to_pb(swapped.verify_s),
+        compile=duration_to_pb(swapped.compile_s),
+        copy=duration_to_pb(swapped.copy_s),
+        bind=duration_to_pb(swapped.bind_s),
+        fetched_bytes=swapped.fetched_bytes,
     )
 
 
@@ -102,22 +101,12 @@ def _finished_to_pb(finished: Finished) -> pb.Finished:
 
 def _timings_to_pb(timings: Timings) -> pb.Timings:
     return pb.Timings(
-        total=_duration(timings.total),
-        wait=_duration(timings.wait),
-        swap_visible=_duration(timings.swap_visible),
-        swap_hidden=_duration(timings.swap_hidden),
-        prompt_encode=_duration(timings.prompt_encode),
-        denoise=_duration(timings.denoise),
-        vae_decode=_duration(timings.vae_decode),
-        image_encode=_duration(timings.image_encode),
+        total=duration_to_pb(timings.total),
+        wait=duration_to_pb(timings.wait),
+        swap_visible=duration_to_pb(timings.swap_visible),
+        swap_hidden=duration_to_pb(timings.swap_hidden),
+        prompt_encode=duration_to_pb(timings.prompt_encode),
+        denoise=duration_to_pb(timings.denoise),
+        vae_decode=duration_to_pb(timings.vae_decode),
+        image_encode=duration_to_pb(timings.image_encode),
     )
-
-
-def _tier_to_pb(tier: Tier | None) -> pb.Tier.ValueType:
-    return pb.Tier.Value(f"TIER_{tier.name}") if tier else pb.TIER_UNSPECIFIED
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration

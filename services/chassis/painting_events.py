@@ -1,4 +1,7 @@
-"""What a worker answers to Generate, message by message, as frozen dataclasses. Knows nothing about protobuf."""
+"""What happens while a request is painted, message by message, as routers and workers both tell it.
+
+Knows nothing about protobuf, nor about who tells whom.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,20 @@ from datetime import datetime
 
 from looksmith.nouns import Tier
 from services.chassis.painting import ImageFormat, Settled
-from services.gpu_worker.engine.protocol import StepDone
-from services.gpu_worker.swap import SwapReport
 
 
 @dataclass(frozen=True)
 class Accepted:
+    """``stale_since``: the registry could not reach its store then, and answered from memory."""
+
     settled: Settled
-    stale_since: datetime | None
+    stale_since: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Placed:
+    """``tier`` is where the slowest adapter was found; None: the request needs none."""
+
     worker: str
     reason: str
     tier: Tier | None
@@ -27,7 +32,27 @@ class Placed:
 
 @dataclass(frozen=True)
 class Swapped:
-    swap: SwapReport
+    """``tier`` as in Placed; what was waited for is visible, the rest of the swap hidden."""
+
+    tier: Tier | None
+    visible_s: float
+    hidden_s: float
+    fetch_s: float
+    verify_s: float
+    compile_s: float
+    copy_s: float
+    bind_s: float
+    fetched_bytes: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of an image is done, in a batch of so many rows."""
+
+    image: int
+    step: int
+    steps: int
+    batch_rows: int
 
 
 @dataclass(frozen=True)
@@ -56,8 +81,15 @@ class ImageDone:
 
 
 @dataclass(frozen=True)
+class ImageRestarted:
+    """The chunks of an image that have come so far are void: another worker sends it from the start."""
+
+    image: int
+
+
+@dataclass(frozen=True)
 class Timings:
-    """Seconds, as this worker saw them."""
+    """Seconds, as the worker saw them."""
 
     total: float
     wait: float
@@ -79,4 +111,4 @@ class Finished:
     attempts: int
 
 
-Reply = Accepted | Placed | Swapped | StepDone | Preview | Chunk | ImageDone | Finished
+Event = Accepted | Placed | Swapped | Step | Preview | Chunk | ImageDone | ImageRestarted | Finished

@@ -1,6 +1,6 @@
-"""The way to one worker: a channel, and Generate calls whose messages pass through unread.
+"""The router's way to one worker: a channel that lives as long as it is used, and messages that pass through unread.
 
-Knows protobuf and gRPC; knows nothing of placement or failover.
+Knows nothing of placement or failover; calls are services.gpu_worker.client's.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from looksmith.v1 import generation_pb2 as pb
-from looksmith.v1 import generation_pb2_grpc as rpc
-from services.chassis.errors import Unavailable, error_from_rpc
+from looksmith.errors import Unavailable
 from services.chassis.painting import Pinned, Settled
+from services.chassis.painting_pb import settled_to_pb
 from services.chassis.server import CHANNEL_OPTIONS
-from services.router.convert_events import settled_to_pb, worker_event_from_pb
+from services.gpu_worker.client import WorkerCall, WorkerClient
+from services.router.convert_events import worker_event_from_pb
 from services.router.errors import WorkerLost
 from services.router.events import WorkerEvent
 from services.router.members import Registration
@@ -37,20 +37,20 @@ class GrpcWorkerConnection:
     def __init__(self, registration: Registration) -> None:
         self._name = registration.name
         self._channel = grpc.aio.insecure_channel(registration.address, options=_OPTIONS)
-        self._stub: rpc.ImageGenerationServiceAsyncStub = rpc.ImageGenerationServiceStub(self._channel)
+        self._client = WorkerClient(self._channel)
         self._running = 0
         self._retired = False
 
     @asynccontextmanager
     async def generate(
         self, settled: Settled, pinned: Pinned, *, timeout_s: float, metadata: Mapping[str, str]
-    ) -> AsyncIterator[GrpcWorkerCall]:
+    ) -> AsyncIterator[RelayedCall]:
         self._running += 1
-        call = self._stub.Generate(settled_to_pb(settled, pinned), timeout=timeout_s, metadata=tuple(metadata.items()))
         try:
-            yield GrpcWorkerCall(self._name, call)
+            request = settled_to_pb(settled, pinned)
+            async with self._client.generate(request, timeout_s=timeout_s, metadata=metadata) as call:
+                yield RelayedCall(self._name, call)
         finally:
-            call.cancel()
             self._running -= 1
             await self._close_when_unused()
 
@@ -63,25 +63,23 @@ class GrpcWorkerConnection:
             await self._channel.close()
 
 
-class GrpcWorkerCall:
-    """A WorkerCall over gRPC."""
+class RelayedCall:
+    """A WorkerCall of ports.py: the worker's messages as events."""
 
-    def __init__(self, worker: str, call: grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]) -> None:
+    def __init__(self, worker: str, call: WorkerCall) -> None:
         self._worker = worker
         self._call = call
-        self._messages = aiter(call)
 
     def cancel(self) -> None:
         self._call.cancel()
 
-    def __aiter__(self) -> GrpcWorkerCall:
+    def __aiter__(self) -> RelayedCall:
         return self
 
     async def __anext__(self) -> WorkerEvent:
         try:
-            return worker_event_from_pb(await anext(self._messages))
-        except grpc.aio.AioRpcError as rpc_error:
-            error = error_from_rpc(rpc_error)
-            if isinstance(error, Unavailable) and error.reason == Unavailable.reason:  # said by gRPC, not by the worker
+            return worker_event_from_pb(await anext(self._call))
+        except Unavailable as error:
+            if error.reason == Unavailable.reason:  # said by gRPC, not by the worker
                 raise WorkerLost(self._worker, error.message) from None
-            raise error from None
+            raise
