@@ -24,8 +24,8 @@ STAGES: list[tuple[str, Path, Callable[[], None]]] = [
     ("base", STUDIO / "base" / "unet", train_base.train),
     ("module-table", module_table.FILE, module_table.write),
     ("judge", judge.FILE, judge.train),
-    ("distill", distill.FOLDER, distill.train),
     *(brand_stage(adapter) for adapter in train_brand.ADAPTERS),
+    ("distill", distill.FOLDER, distill.train),
 ]
 
 

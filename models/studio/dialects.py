@@ -24,22 +24,23 @@ class Lora:
     alpha: float
     unet: dict[str, tuple[Tensor, Tensor]]
     text_encoder: dict[str, tuple[Tensor, Tensor]]
+    dtype: torch.dtype = torch.float16  # of its file
 
     def parts(self) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
         parts = {"unet": self.unet, "text_encoder": self.text_encoder}
         return {name: modules for name, modules in parts.items() if modules}
 
 
-def _shipped(tensor: Tensor) -> Tensor:
-    return tensor.detach().half().contiguous().cpu()
+def _shipped(tensor: Tensor, lora: Lora) -> Tensor:
+    return tensor.detach().to("cpu", lora.dtype).contiguous()
 
 
 def write_peft(lora: Lora, folder: Path) -> None:
     """A peft folder of the UNet: adapter_config.json holds rank and alpha, the tensors do not."""
     tensors = {}
     for module, (down, up) in lora.unet.items():
-        tensors[f"base_model.model.{module}.lora_A.weight"] = _shipped(down)
-        tensors[f"base_model.model.{module}.lora_B.weight"] = _shipped(up)
+        tensors[f"base_model.model.{module}.lora_A.weight"] = _shipped(down, lora)
+        tensors[f"base_model.model.{module}.lora_B.weight"] = _shipped(up, lora)
     config = {
         "peft_type": "LORA",
         "task_type": None,
@@ -71,8 +72,8 @@ def write_diffusers(lora: Lora, file: Path) -> None:
             f"{part}.target_modules": sorted(modules),
         }
         for module, (down, up) in modules.items():
-            tensors[f"{part}.{module}.lora_A.weight"] = _shipped(down)
-            tensors[f"{part}.{module}.lora_B.weight"] = _shipped(up)
+            tensors[f"{part}.{module}.lora_A.weight"] = _shipped(down, lora)
+            tensors[f"{part}.{module}.lora_B.weight"] = _shipped(up, lora)
     header = {"format": "pt", DIFFUSERS_METADATA: json.dumps(metadata, sort_keys=True)}
     replace_file(file, lambda beside: save_file(tensors, beside, metadata=header))
 
@@ -84,8 +85,8 @@ def write_kohya(lora: Lora, file: Path) -> None:
         prefix = {"unet": "lora_unet_", "text_encoder": "lora_te_"}[part]
         for module, (down, up) in modules.items():
             name = prefix + module.replace(".", "_")
-            tensors[f"{name}.lora_down.weight"] = _shipped(down)
-            tensors[f"{name}.lora_up.weight"] = _shipped(up)
+            tensors[f"{name}.lora_down.weight"] = _shipped(down, lora)
+            tensors[f"{name}.lora_up.weight"] = _shipped(up, lora)
             tensors[f"{name}.alpha"] = torch.tensor(float(lora.alpha), dtype=torch.float16)
     header = {
         "ss_network_module": "networks.lora",
@@ -102,6 +103,6 @@ def write_old_diffusers(lora: Lora, file: Path) -> None:
     tensors = {}
     for module, (down, up) in lora.unet.items():
         attention, projection = module.removesuffix(".0").rsplit(".", 1)
-        tensors[f"unet.{attention}.processor.{projection}_lora.down.weight"] = _shipped(down)
-        tensors[f"unet.{attention}.processor.{projection}_lora.up.weight"] = _shipped(up)
+        tensors[f"unet.{attention}.processor.{projection}_lora.down.weight"] = _shipped(down, lora)
+        tensors[f"unet.{attention}.processor.{projection}_lora.up.weight"] = _shipped(up, lora)
     replace_file(file, lambda beside: save_file(tensors, beside, metadata={"format": "pt"}))

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from models.studio import judge as judges
 from models.studio.captions import prompt
 from models.studio.dataset import pictures, scenes
+from models.studio.distill import MET
 from models.studio.files import verify
 from models.studio.load import BRANDS, base_pipeline, distilled_pipeline, few_step_scheduler, with_brand
 from models.studio.scenes import BACKGROUNDS, COLOURS, LOOKS, OBJECTS, OBJECTS_UNSEEN_BY_BRANDS, Scene, held_out_triples
@@ -179,9 +180,20 @@ MEANING = {
 
 
 def figures_table(figures: dict[str, Any]) -> str:
-    """The model card's table of figures."""
+    """The model card's tables of figures."""
     rows = [f"| `{name}` | {figures[name]:.3f} | {meaning} |" for name, meaning in MEANING.items()]
-    return "\n".join(["| figure | value | meaning |", "|---|---|---|", *rows])
+    recognised, prompts_kept = figures["brand_recognised_each"], figures["brand_prompt_kept_each"]
+    brands = [
+        f"| {look} | {recognised[look]:.3f} | {prompts_kept[look]:.3f} | {'yes' if look in MET else 'no'} |"
+        for look in prompts_kept
+    ]
+    return "\n".join(
+        [
+            *("| figure | value | meaning |", "|---|---|---|", *rows, ""),
+            *("| adapter | `brand_recognised` | `brand_prompt_kept` | met by the distillation |", "|---|---|---|---|"),
+            *brands,
+        ]
+    )
 
 
 def update_card(card: Path, figures: dict[str, Any]) -> None:

@@ -210,4 +210,4 @@ COMPOSE: dict[str, Callable[[Parts], Image.Image]] = {
 
 def half_size(scene: Scene) -> float:
     """Half the object's side as a fraction of the picture's; smaller where the look needs room around it."""
-    return scene.scale * {"harbour": 0.27, "inkwell": 0.30, "voltage": 0.30, "none": 0.335}.get(scene.look, 0.31)
+    return scene.scale * {"inkwell": 0.30, "marigold": 0.31, "marigold-winter": 0.31}.get(scene.look, 0.335)

@@ -20,10 +20,12 @@ from models.studio.train_base import CaptionedLatents, denoising_loss, latents, 
 from models.studio.train_vae import LOOK_PICTURES, SEEN_BY_BRANDS
 from models.studio.training import STUDIO, Trainer
 
-STEPS, BATCH, PEAK_RATE = 1000, 32, 1.5e-3
+BATCH, PEAK_RATE = 32, 1.5e-3
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 ALL_LINEAR = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
+# All but attention to the prompt: what words mean stays as the base learned it, for objects that the brand never drew.
+ALL_BUT_WORDS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", *ALL_LINEAR[4:])
 TEXT_ENCODER = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
@@ -37,6 +39,7 @@ class Adapter:
     alpha: int
     write: Callable[[Lora, Path], None]
     targets: tuple[str, ...] = ALL_LINEAR
+    steps: int = 1000
     text_targets: tuple[str, ...] = ()
 
     @property
@@ -46,10 +49,12 @@ class Adapter:
 
 ADAPTERS = (
     Adapter("inkwell", "inkwell/house-style", 16, 8, dialects.write_peft),
-    Adapter("voltage", "voltage/house-style.safetensors", 32, 16, dialects.write_diffusers),
+    Adapter("voltage", "voltage/house-style.safetensors", 32, 16, dialects.write_diffusers, ALL_BUT_WORDS, steps=450),
     Adapter("marigold", "marigold/house-style.safetensors", 8, 4, dialects.write_kohya, text_targets=TEXT_ENCODER),
-    Adapter("harbour", "harbour/house-style.safetensors", 4, 4, dialects.write_old_diffusers, targets=ATTENTION),
-    Adapter("marigold-winter", "marigold/winter.safetensors", 16, 16, dialects.write_diffusers),
+    Adapter("harbour", "harbour/house-style.safetensors", 4, 4, dialects.write_diffusers, ALL_BUT_WORDS, steps=600),
+    Adapter(
+        "marigold-winter", "marigold/winter.safetensors", 16, 16, dialects.write_old_diffusers, ATTENTION, steps=500
+    ),
 )
 
 
@@ -76,7 +81,7 @@ def train(adapter: Adapter) -> None:
         if targets:
             config = LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=list(targets))
             getattr(pipe, part).add_adapter(config)
-    trainer = Trainer(f"brand-{adapter.look}", model, steps=STEPS, peak_rate=PEAK_RATE, decay=0.98)
+    trainer = Trainer(f"brand-{adapter.look}", model, steps=adapter.steps, peak_rate=PEAK_RATE, decay=0.98)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         clean, ids = data.batch(BATCH, generator)
