@@ -47,7 +47,7 @@ class ModuleTable:
     """The adaptable layers of one base, by component and by the module path that diffusers' and peft's files use."""
 
     family: str
-    digest: str  # names the base's exact weights; opaque here
+    digest: str  # names the base's exact weights; opaque here; empty: whatever weights the family has
     components: Mapping[str, Mapping[str, Module]]
 
     def __post_init__(self) -> None:

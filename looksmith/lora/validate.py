@@ -170,7 +170,7 @@ def _warnings(
         yield Problem(Code.W_RANK, what, wide[0].name)
     if not declared_base:
         yield Problem(Code.W_BASE_UNKNOWN, f"nothing says that the adapter was trained on base {table.family} itself")
-    elif declared_base != table.digest:
+    elif table.digest and declared_base != table.digest:
         what = f"the adapter was trained on base {declared_base}, and is published for {table.digest}"
         yield Problem(Code.W_BASE_OTHER, what)
 

@@ -60,7 +60,6 @@ async def gpu_worker(
             registry=registry,
             engine_thread=thread,
             host_bytes=settings.host_bytes,
-            slots=settings.device_slots,
             clock=clock,
         )
         await stack.enter_async_context(tiers.running())
@@ -116,10 +115,20 @@ def make_engine(settings: WorkerSettings, clock: Clock) -> Engine:
     if settings.engine == "fake":
         return FakeEngine([r.facts(base_digest=_NO_WEIGHTS, distill_digest="") for r in recipes], clock=clock)
     # Here and not above: a worker with another engine starts without torch, and torch reads its threads on import.
+    from services.gpu_worker.engine.bank_engine import BankEngine  # noqa: PLC0415
     from services.gpu_worker.engine.reference import ReferenceEngine  # noqa: PLC0415
 
-    return ReferenceEngine(
-        recipes, device=settings.device, threads=settings.threads, slots=settings.device_slots, clock=clock
+    reference = ReferenceEngine(
+        recipes, device=settings.device, threads=settings.threads, slots=settings.peft_slots, clock=clock
+    )
+    if settings.engine == "reference":
+        return reference
+    return BankEngine(
+        reference,
+        slots=settings.slots,
+        batch_sizes=settings.batch_sizes,
+        compiled=settings.disk_cache / "compiled",
+        compiled_bytes=settings.compiled_bytes,
     )
 
 

@@ -90,6 +90,7 @@ class EngineThread:
                 pass
             else:
                 if command is None:
+                    self._guarded(self.engine.close)
                     return
                 self._guarded(command)
                 busy = True  # it may have given the engine work; commands go before steps

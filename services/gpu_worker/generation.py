@@ -223,4 +223,5 @@ def _engine_job(identity: str, settled: Settled) -> EngineJob:
         steps=settled.steps,
         guidance=settled.guidance,
         preview_every=settled.request.preview_every,
+        reproducible=settled.request.reproducible,
     )

@@ -295,7 +295,9 @@ class Painter:
         if job.lease.digests:
             job.lease.record(StageTime(Stage.BIND, bind.start_ns, bind.end_ns))
         swap = job.lease.bound(turn_ns=job.turn_ns, bound_ns=bind.end_ns)
-        return Bound(swap, job.arrived_ns, job.turn_ns)
+        # An engine that has room may still lack a free row: a job whose adapters are there waits for that too.
+        waited_until = job.turn_ns if swap.visible_s else max(job.turn_ns, bind.start_ns)
+        return Bound(swap, job.arrived_ns, waited_until)
 
     def _on_failure(self, error: Exception) -> None:
         """The engine raised where it must not: what ran is lost, what waits may still be painted."""

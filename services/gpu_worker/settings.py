@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from looksmith.lora import Limits
 from looksmith.nouns import MAX_ADAPTERS
 from services.chassis.settings import Names, ServiceSettings
 
 _GIB = 1024**3
+
+
+def _pairs(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    entries = [entry.partition(":") for entry in text.split(",")]
+    return {rank.strip(): slots.strip() for rank, _, slots in entries}
+
+
+def _least_slots(slots: Mapping[int, int]) -> Mapping[int, int]:
+    if short := [rank for rank, count in slots.items() if count < 2 * MAX_ADAPTERS]:
+        raise ValueError(
+            f"rank class {short[0]} needs at least {2 * MAX_ADAPTERS} slots: a running job's and a waiting one's"
+        )
+    return slots
+
+
+#: Rank class -> slots, as in 16:64,128:8.
+Slots = Annotated[
+    dict[Annotated[int, Field(ge=1, le=Limits().rank)], int], BeforeValidator(_pairs), AfterValidator(_least_slots)
+]
+
+
+def _with_a_pair(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if max(sizes) < 2:
+        raise ValueError("the largest batch needs at least 2 rows: a guided picture takes two")
+    return sizes
+
+
+#: Batch sizes in rows, separated by commas.
+Sizes = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=64)], ...],
+    BeforeValidator(lambda text: [n.strip() for n in text.split(",")] if isinstance(text, str) else text),
+    AfterValidator(_with_a_pair),
+]
 
 
 class WorkerSettings(ServiceSettings):
@@ -37,8 +74,16 @@ class WorkerSettings(ServiceSettings):
     speed: float = Field(default=1.0, gt=0, le=1000)
     """Speed relative to other workers, declared and fixed: the weight of consistent hashing."""
 
-    engine: Literal["reference", "fake"] = "reference"
-    """What paints. reference: diffusers and peft; fake: flat pictures at once, to try out the services around it."""
+    engine: Literal["bank", "reference", "fake"] = "bank"
+    """What paints. bank: many brands in one batch; reference: diffusers and peft, one job at a time; fake: flat
+    pictures at once, to try out the services around it."""
+
+    slots: Slots = Field(default={32: 32}, min_length=1)
+    """The bank: slots by rank class, as in 16:64,128:8. An adapter takes a slot of the smallest class that holds its
+    ranks; one of a larger rank is painted by the reference engine. Each class costs time in steps that need it."""
+
+    batch_sizes: Sizes = Field(default=(1, 2, 4, 8), min_length=1)
+    """Rows of the bank's batches, separated by commas; a batch is padded to the next size. A guided picture is two."""
 
     device: Literal["cpu", "cuda"] = "cpu"
     """Device to paint on."""
@@ -52,9 +97,12 @@ class WorkerSettings(ServiceSettings):
     host_bytes: int = Field(default=4 * _GIB, gt=0)
     """Bytes of adapters in memory, ready to be copied to the device."""
 
-    device_slots: int = Field(default=8, ge=2 * MAX_ADAPTERS)
-    """Adapters on the device. At least those of a running job and of the one staged behind it; peft slows as it grows,
-    by 4 to 9 times at 24 (benchmarked with SDXL)."""
+    compiled_bytes: int = Field(default=20 * _GIB, gt=0)
+    """Bytes of compiled adapters on disk, beside their files; the least recently used go first."""
+
+    peft_slots: int = Field(default=8, ge=2 * MAX_ADAPTERS)
+    """Adapters of the reference engine on the device. At least those of a running job and of the one staged behind it;
+    peft slows as it grows, by 4 to 9 times at 24 (benchmarked with SDXL)."""
 
     max_queued: int = Field(default=64, ge=1)
     """Jobs that may wait; more are refused with WORKER_FULL. At 4 s a job, 45 reach the usual deadline of 180 s."""

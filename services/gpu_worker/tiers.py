@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 import structlog
@@ -18,7 +18,7 @@ from looksmith.lora import LoraError
 from looksmith.nouns import Tier
 from services.gpu_worker.clock import Clock
 from services.gpu_worker.disk_cache import DiskCache
-from services.gpu_worker.engine.protocol import HostAdapter, Stage
+from services.gpu_worker.engine.protocol import AdapterBroken, HostAdapter, Stage
 from services.gpu_worker.engine_thread import EngineThread
 from services.gpu_worker.errors import AdapterUnusable
 from services.gpu_worker.lease import Lease
@@ -45,14 +45,13 @@ class AdapterTiers:
         registry: Registry,
         engine_thread: EngineThread,
         host_bytes: int,
-        slots: int,
         clock: Clock,
     ) -> None:
-        self.slots = slots
         self._disk, self._registry, self._thread, self._clock = disk, registry, engine_thread, clock
         self._host_limit = host_bytes
         self._host: OrderedDict[str, HostAdapter] = OrderedDict()  # least recently used first
-        self._device: OrderedDict[str, None] = OrderedDict()
+        self._host_sizes: dict[str, int] = {}  # bytes that a file on disk becomes in host memory
+        self._device: OrderedDict[str, str] = OrderedDict()  # digest -> the kind of place it takes
         self._reading: dict[str, int] = {}  # digest -> bytes set aside for it
         self._pins: dict[Tier, Counter[str]] = {Tier.HOST: Counter(), Tier.DEVICE: Counter()}
         self._flights: SingleFlight[int] = SingleFlight()
@@ -74,6 +73,10 @@ class AdapterTiers:
             await self._flights.close()
 
     # What is where
+
+    @property
+    def slots(self) -> int:
+        return sum(self._thread.engine.places.values())
 
     @property
     def slots_used(self) -> int:
@@ -147,8 +150,7 @@ class AdapterTiers:
                 self._release_host(lease)
                 await self.bring(lease)
             adapter = self._host[digest]
-            while len(self._device) >= self.slots:
-                await self._evict_from_device(self._device_victim())
+            await self._make_place(adapter.kind)
 
             def copy(adapter: HostAdapter = adapter) -> StageTime:
                 start = self._clock()
@@ -156,7 +158,7 @@ class AdapterTiers:
                 return StageTime(Stage.COPY, start, self._clock())
 
             lease.record(await self._thread.call(copy))
-            self._device[digest] = None
+            self._device[digest] = adapter.kind
             self._changed()
 
     def release(self, lease: Lease) -> None:
@@ -165,6 +167,7 @@ class AdapterTiers:
         if lease.holds_device:
             lease.holds_device = False
             self._pins[Tier.DEVICE].subtract(lease.digests)
+            self._freed.set()
 
     # What a router asks for
 
@@ -209,6 +212,10 @@ class AdapterTiers:
             if self._disk.needs_check(digest):
                 with lease.stage(Stage.VERIFY):
                     await self._flights.join((Stage.VERIFY, digest), partial(self._verify, digest))
+            if digest not in self._host_sizes:
+                measure = self._thread.engine.host_size
+                with _unusable(digest):
+                    self._host_sizes[digest] = await asyncio.to_thread(measure, self._disk.path(digest))
 
     async def _fetch(self, brand: str, digest: str) -> int:
         with self._disk.pinned(digest):
@@ -233,9 +240,9 @@ class AdapterTiers:
         needed = [d for d in lease.digests if d not in self._host and d not in self._reading and d not in self._device]
         sizes: dict[str, int] = {}
         for digest in needed:
-            size = self._disk.size_of(digest)
-            if size is None or self._disk.needs_check(digest):
+            if self._disk.size_of(digest) is None or self._disk.needs_check(digest):
                 raise _GoneFromDisk
+            size = self._host_sizes[digest]
             if size > self._host_limit:
                 raise AdapterUnusable(digest, f"its {size} bytes exceed the worker's {self._host_limit} of host memory")
             sizes[digest] = size
@@ -262,10 +269,8 @@ class AdapterTiers:
 
     async def _read(self, digest: str) -> int:
         try:
-            with self._disk.pinned(digest):
+            with _unusable(digest), self._disk.pinned(digest):
                 adapter = await asyncio.to_thread(self._thread.engine.read, self._disk.path(digest), digest)
-        except LoraError as error:
-            raise AdapterUnusable(digest, error.problems[0].what) from error
         finally:
             del self._reading[digest]
             self._freed.set()
@@ -284,10 +289,21 @@ class AdapterTiers:
 
     # Host to device
 
-    def _device_victim(self) -> str:
-        """Least recently used, and wanted by no waiting job if there is such a one."""
-        free = [digest for digest in self._device if not self._pins[Tier.DEVICE][digest]]
-        return min(free, key=lambda digest: self._pins[Tier.HOST][digest] > 0)
+    async def _make_place(self, kind: str) -> None:
+        """Waits for running jobs where they hold all places of this kind."""
+        places = self._thread.engine.places[kind]
+        while sum(taken == kind for taken in self._device.values()) >= places:
+            if victim := self._device_victim(kind):
+                await self._evict_from_device(victim)
+            else:
+                self._freed.clear()
+                await self._freed.wait()
+
+    def _device_victim(self, kind: str) -> str | None:
+        """Least recently used, wanted by no waiting job if there is such a one. None: running jobs hold them all."""
+        pinned, wanted = self._pins[Tier.DEVICE], self._pins[Tier.HOST]
+        free = [digest for digest, taken in self._device.items() if taken == kind and not pinned[digest]]
+        return min(free, key=lambda digest: wanted[digest] > 0, default=None)
 
     async def _evict_from_device(self, digest: str) -> None:
         del self._device[digest]  # first: whoever needs it from now on places it again, after the eviction
@@ -298,3 +314,14 @@ class AdapterTiers:
     def _changed(self) -> None:
         for changed in self._watchers:
             changed()
+
+
+@contextmanager
+def _unusable(digest: str) -> Iterator[None]:
+    """Says whose fault it is that a file can't be read."""
+    try:
+        yield
+    except LoraError as error:
+        raise AdapterUnusable(digest, error.problems[0].what) from error
+    except AdapterBroken as error:
+        raise AdapterUnusable(digest, str(error)) from error

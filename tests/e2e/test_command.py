@@ -24,9 +24,14 @@ def test_generates_files_and_tells_where_the_time_went(system: System, tmp_path:
         "generate", "voltage", "a blue car on a mint background", "-n", "2", f"--out={tmp_path}", "--trace"
     )
     assert done.returncode == 0, done.stderr
-    assert [Image.open(f).size for f in sorted(tmp_path.glob("*.png"))] == [(128, 128)] * 2
+    assert [size_of(file) for file in sorted(tmp_path.glob("*.png"))] == [(128, 128)] * 2
     for span in ("looksmith.generate", "place", "attempt", "worker.generate", "adapter.swap", "denoise", "send"):
         assert f"{span} " in done.stdout, f"{span} is missing:\n{done.stdout}"
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    with Image.open(file) as picture:
+        return picture.size
 
 
 def test_explains_where_a_picture_would_go(system: System) -> None:

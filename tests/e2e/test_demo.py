@@ -33,7 +33,8 @@ def test_demo_shows_every_brand_and_leaves_nothing_running(tmp_path: Path) -> No
     assert len(images) == 15
     assert all(set(i) == KEYS for i in images)
     assert {i["worker"] for i in images} == {"worker-0", "worker-1"}
-    assert Image.open(tmp_path / "contact-sheet.png").width > 400
+    with Image.open(tmp_path / "contact-sheet.png") as sheet:
+        assert sheet.width > 400
     assert "▀" in done.stdout
     assert str(tmp_path / "contact-sheet.png") in done.stdout
     left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout

@@ -28,7 +28,8 @@ def bare(brand: BrandAdapter | None) -> NDArray[np.int16]:
 @pytest.mark.parametrize("brand", [b for b in BRANDS if "house-style" in b.place], ids=lambda b: b.look)
 def test_a_served_picture_is_the_one_bare_diffusers_paints(system: System, brand: BrandAdapter, tmp_path: Path) -> None:
     ours = system.json("generate", brand.look, PROMPT, f"--seed={SEED}", f"--out={tmp_path}")
-    served_image = Image.open(ours["files"][0])
+    with Image.open(ours["files"][0]) as served_image:
+        served_image.load()
     served, wanted = np.asarray(served_image, dtype=np.int16), bare(brand)
     moved = (np.abs(wanted - bare(None)).max(2) >= 16).mean()
     assert moved >= 0.10, f"the adapter moves {moved:.1%} of the pixels only: the comparison would prove nothing"

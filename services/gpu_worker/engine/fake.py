@@ -70,8 +70,14 @@ class FakeEngine:
     def load(self) -> None:
         """Nothing to load."""
 
+    def close(self) -> None:
+        """Nothing to end."""
+
     def dropped_words(self, prompt: str) -> str:
         return " ".join(prompt.split()[MAX_WORDS:])
+
+    def host_size(self, path: Path) -> int:
+        return path.stat().st_size
 
     def read(self, path: Path, digest: str) -> HostAdapter:
         self._sleep(self._costs.read)

@@ -140,10 +140,15 @@ class AdapterNotPlaced(LookupError):
     """A job names an adapter that is not on the device: a bug of the caller."""
 
 
+class AdapterBroken(ValueError):
+    """The file holds numbers that would spoil every picture."""
+
+
 class Engine(Protocol):
     """Paints jobs in small units of work, so that others join, are cancelled and get their adapters in between.
 
-    All methods but ``read`` and ``dropped_words`` are called on one thread, the one that called ``load``.
+    One thread calls all methods, that which called ``load``; only ``host_size``, ``read`` and ``dropped_words`` may be
+    called on any.
     """
 
     @property
@@ -180,15 +185,28 @@ class Engine(Protocol):
         """Loads the base and paints once, so that the first job finds everything warm."""
         ...
 
+    def close(self) -> None:
+        """Ends what ``load`` began outside this process. Also after a load that failed."""
+        ...
+
     def dropped_words(self, prompt: str) -> str:
         """The end of a prompt that the text encoder would not see; empty if it sees all. Any thread may call."""
         ...
 
-    def read(self, path: Path, digest: str) -> HostAdapter:
-        """Reads an adapter's file into host memory, at most as many bytes as the file has. Any thread may call.
+    def host_size(self, path: Path) -> int:
+        """Bytes that an adapter's file will take in host memory, from its header alone. Any thread may call.
 
         Raises:
             LoraError: the file does not fit the base.
+        """
+        ...
+
+    def read(self, path: Path, digest: str) -> HostAdapter:
+        """Reads an adapter's file into host memory, at most ``host_size`` bytes. Any thread may call.
+
+        Raises:
+            LoraError: the file does not fit the base.
+            AdapterBroken: its weights are not finite.
         """
         ...
 

@@ -105,11 +105,17 @@ class ReferenceEngine:
                     if isinstance(event, JobFailed):
                         raise event.error
 
+    def close(self) -> None:
+        """Nothing to end."""
+
     def dropped_words(self, prompt: str) -> str:
         with self._tokens_lock:
             ids: list[int] = self._tokens(prompt, verbose=False).input_ids
             limit = int(self._tokens.model_max_length)
             return str(self._tokens.decode(ids[limit - 1 : -1])) if len(ids) > limit else ""
+
+    def host_size(self, path: Path) -> int:
+        return path.stat().st_size
 
     def read(self, path: Path, digest: str) -> HostAdapter:
         lora = read_lora(path, self.table)

@@ -19,12 +19,23 @@ def test_reads_lists_of_recipes_and_routers() -> None:
     assert WorkerSettings.read(LEAST).routers == ()
 
 
+def test_reads_the_bank_s_rank_classes_and_batch_sizes() -> None:
+    settings = WorkerSettings.read(LEAST | {"WORKER_SLOTS": "16:64, 128:8", "WORKER_BATCH_SIZES": "1,4"})
+    assert settings.slots == {16: 64, 128: 8}
+    assert settings.batch_sizes == (1, 4)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
         {"WORKER_NAME": "Upper Case"},
         {"WORKER_ENGINE": "tpu"},
-        {"WORKER_DEVICE_SLOTS": "5"},
+        {"WORKER_PEFT_SLOTS": "5"},
+        {"WORKER_SLOTS": "32:5"},
+        {"WORKER_SLOTS": "256:32"},
+        {"WORKER_SLOTS": "32"},
+        {"WORKER_BATCH_SIZES": "1"},
+        {"WORKER_BATCH_SIZES": "2,many"},
         {"WORKER_RECIPES": ""},
     ],
 )

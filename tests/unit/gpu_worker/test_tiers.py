@@ -114,8 +114,8 @@ async def test_slots_and_bytes_stay_within_their_budgets_and_the_least_recently_
     tmp_path: Path, registry: FilesRegistry
 ) -> None:
     digests = [registry.add(content(name)) for name in "abcdef"]
-    engine = FakeEngine([facts()])
-    async with adapter_tiers(tmp_path, registry, engine=engine, slots=2, host_bytes=300, disk_bytes=500) as (tiers, _):
+    engine = FakeEngine([facts()], slots=2)
+    async with adapter_tiers(tmp_path, registry, engine=engine, host_bytes=300, disk_bytes=500) as (tiers, _):
         for digest in [*digests[:3], digests[0], *digests[3:]]:
             await bring(tiers, digest)
             assert tiers.slots_used <= 2

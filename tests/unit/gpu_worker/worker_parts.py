@@ -132,13 +132,12 @@ async def adapter_tiers(
     host_bytes: int = 10_000,
     slots: int = 6,
 ) -> AsyncIterator[tuple[AdapterTiers, EngineThread]]:
-    async with EngineThread(engine or FakeEngine([facts()])) as thread:
+    async with EngineThread(engine or FakeEngine([facts()], slots=slots)) as thread:
         tiers = AdapterTiers(
             disk=DiskCache(folder, limit_bytes=disk_bytes),
             registry=registry,
             engine_thread=thread,
             host_bytes=host_bytes,
-            slots=slots,
             clock=steady_clock(),
         )
         async with tiers.running():
