@@ -24,7 +24,7 @@ def load_base(recipe: Recipe, device: torch.device) -> StableDiffusionPipeline:
     """The base in the recipe's dtype, its distillation fused in: what every adapter then runs on.
 
     Raises:
-        RecipeError: the base is of another kind than this engine paints with.
+        RecipeError: the base is incomplete, or of another kind than this engine paints with.
     """
     # diffusers warns of a truncated prompt with the prompt's words, which must not enter logs.
     diffusers_logging.set_verbosity_error()
@@ -36,7 +36,10 @@ def load_base(recipe: Recipe, device: torch.device) -> StableDiffusionPipeline:
     kind = json.loads(index.read_text("utf-8")).get("_class_name") if index.is_file() else "no pipeline"
     if kind != StableDiffusionPipeline.__name__:
         raise RecipeError(recipe.file, "base.source", f"holds {kind}; this engine paints with StableDiffusionPipeline")
-    pipe = StableDiffusionPipeline.from_pretrained(recipe.base, dtype=_DTYPES[recipe.dtype], local_files_only=True)
+    try:
+        pipe = StableDiffusionPipeline.from_pretrained(recipe.base, dtype=_DTYPES[recipe.dtype], local_files_only=True)
+    except OSError as error:  # what diffusers and transformers raise for files that are missing or no models
+        raise RecipeError(recipe.file, "base.source", f"can't be loaded: {error}") from None
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     if recipe.distill:

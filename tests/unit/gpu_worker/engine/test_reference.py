@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -268,3 +269,13 @@ def test_folder_that_is_no_pipeline_is_refused_at_load(base: Path, tmp_path: Pat
     (tmp_path / "unet" / "x.safetensors").write_bytes((next((base / "vae").glob("*.safetensors"))).read_bytes())
     with pytest.raises(RecipeError, match=r"base\.source holds no pipeline"):
         engine_for(tiny.tiny_recipe(tmp_path))
+
+
+def test_a_base_without_its_unet_s_weights_is_refused_by_name(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "base")
+    (tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    engine = ReferenceEngine(
+        [tiny.tiny_recipe(tmp_path / "base")], device="cpu", threads=1, slots=8, clock=steady_clock()
+    )
+    with pytest.raises(RecipeError, match=r"base\.source can't be loaded: .*/base/unet"):
+        engine.load()

@@ -1,0 +1,91 @@
+"""Measures the worker's engine beside what a user would pick instead, all in one process: ``--json`` keeps the figures.
+
+python -m benchmarks.engine --json FILE [--only swaps,batches,many] [--model sdxl] [--device cpu]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+#: What must hold, and which way: figures of benchmarks on a CPU.
+BARS: dict[str, tuple[str, float]] = {
+    "swap_vs_load": (">=", 60),
+    "swap_vs_hotswap": (">=", 12),
+    "cold_file_vs_load": (">=", 10),
+    "mixed_vs_serial": (">=", 1.3),
+    "mixed_vs_peft_mixed": (">=", 1.1),
+    "mixed_vs_one_brand": (">=", 0.95),
+    "bank_vs_base": ("<=", 1.35),
+    "interleaved_vs_single": (">=", 0.95),
+}
+
+
+def measure(parts: list[str], *, model: str, device: str, threads: int, repeats: int) -> dict[str, float]:
+    # Heavy: after the arguments are known to be good, and after the number of threads is set
+    from benchmarks.batches import batches, many_brands  # noqa: PLC0415
+    from benchmarks.swaps import swaps  # noqa: PLC0415
+
+    run: dict[str, Callable[[], dict[str, float]]] = {
+        "swaps": lambda: swaps(model, device=device, repeats=repeats),
+        "batches": lambda: batches(threads=threads, repeats=3 * repeats),
+        "many": lambda: many_brands(threads=threads, repeats=repeats),
+    }
+    figures: dict[str, float] = {}
+    for part in parts:
+        figures |= run[part]()
+    return figures
+
+
+def machine() -> dict[str, Any]:
+    import torch  # noqa: PLC0415  # as above
+
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **{package: version(package) for package in ("torch", "diffusers", "peft")},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--only", default="swaps,batches,many", help="parts, separated by commas")
+    parser.add_argument("--model", choices=("sd15", "sdxl"), default="sdxl", help="base of the swaps")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of the swaps")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    figures = measure(
+        arguments.only.split(","),
+        model=arguments.model,
+        device=arguments.device,
+        threads=arguments.threads,
+        repeats=arguments.repeats,
+    )
+    for name, value in figures.items():
+        sign, bar = BARS.get(name, ("", 0.0))
+        held = "" if not sign else "  ok" if (value >= bar if sign == ">=" else value <= bar) else "  FALLS SHORT"
+        print(f"{name:28s} {value:12.3f}  {f'{sign} {bar:g}' if sign else ''}{held}")
+    if arguments.json:
+        arguments.json.write_text(
+            json.dumps({"machine": machine(), "model": arguments.model, **figures}, indent=2) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
