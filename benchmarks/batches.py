@@ -42,6 +42,7 @@ RECIPE = Path("deploy/recipes/studio.toml")
 STEPS, SIDE = 4, 128
 HOUSE_STYLES = ("harbour", "inkwell", "marigold", "voltage")
 MANY, SLOTS, JOBS, BATCH = 100, 32, 64, 4
+FILES = 160  # of which two thirds have a rank that the bank holds
 
 
 def house_styles(folder: Path) -> dict[str, Path]:
@@ -202,9 +203,9 @@ def many_brands(*, threads: int, repeats: int) -> dict[str, float]:
     prompts = new_prompts()
     draw = random.Random(3)
     with tempfile.TemporaryDirectory(prefix="many-") as name, bank_engine(Path(name), threads=threads) as engine:
-        paths = write_brands(MANY, Path(name) / "files")
+        paths = write_brands(FILES, Path(name) / "files")
         host = {str(i): engine.read(file, str(i)) for i, file in enumerate(paths)}
-        in_bank = [brand for brand, adapter in host.items() if adapter.kind == "rank-32"]
+        in_bank = [brand for brand, adapter in host.items() if adapter.kind == "rank-32"][:MANY]
         resident: OrderedDict[str, None] = OrderedDict()
 
         def paint(brands: Sequence[str]) -> None:
