@@ -125,3 +125,30 @@ async def test_first_picture_fetches_the_adapter_and_the_next_finds_it_on_the_de
     assert all(getattr(first, stage).ToNanoseconds() > 0 for stage in ("fetch", "verify", "compile", "copy"))
     assert second.fetched_bytes == 0
     assert all(getattr(second, stage).ToNanoseconds() == 0 for stage in ("fetch", "verify", "compile", "copy"))
+
+
+async def test_brands_asked_for_at_once_share_batches_and_each_keeps_its_look(
+    base: Path, tmp_path: Path, registry: FakeRegistryClient
+) -> None:
+    async with fleet(base, tmp_path, registry) as (front, _):
+        alone = {brand: picture(await asked(front, brand=brand, steps=8)) for brand in DIALECTS}
+        answers = await asyncio.gather(
+            *(asked(front, brand=brand, steps=8, report_steps=True) for brand in DIALECTS for _ in range(2))
+        )
+    brands = [brand for brand in DIALECTS for _ in range(2)]
+    for brand, responses in zip(brands, answers, strict=True):
+        painted = picture(responses).astype(int)  # random weights magnify rounding: nearest, not equal
+        assert min(alone, key=lambda other: float(np.abs(painted - alone[other]).mean())) == brand
+    batches = [r.step.batch_rows for responses in answers for r in responses if r.HasField("step")]
+    assert max(batches) >= 4
+    assert len(batches) == 8 * len(answers)
+
+
+async def test_a_reproducible_picture_is_the_same_to_the_byte_beside_others(
+    base: Path, tmp_path: Path, registry: FakeRegistryClient
+) -> None:
+    async with fleet(base, tmp_path, registry) as (front, _):
+        alone = await asked(front, brand="inkwell", reproducible=True)
+        others = [asked(front, brand=brand) for brand in DIALECTS for _ in range(3)]
+        among, *_ = await asyncio.gather(asked(front, brand="inkwell", reproducible=True), *others)
+    assert only(among, "image_done").image_done.sha256 == only(alone, "image_done").image_done.sha256
