@@ -173,6 +173,24 @@ async def test_adapter_evicted_from_the_device_while_its_job_waited_is_placed_ag
         assert tiers.residency()[a] is Tier.DEVICE
 
 
+async def test_a_job_waits_while_running_jobs_hold_all_slots(tmp_path: Path, registry: FilesRegistry) -> None:
+    a, b = (registry.add(content(name)) for name in "ab")
+    async with adapter_tiers(tmp_path, registry, slots=1) as (tiers, _):
+        running, next_one = tiers.lease("acme", [a]), tiers.lease("acme", [b])
+        await tiers.bring(running)
+        await tiers.place(running)
+        await tiers.bring(next_one)
+        placing = asyncio.create_task(tiers.place(next_one))
+        await asyncio.sleep(0.05)
+        assert not placing.done()
+        assert tiers.residency()[a] is Tier.DEVICE
+        tiers.release(running)
+        await placing
+        assert tiers.residency()[b] is Tier.DEVICE
+        assert tiers.slots_used == 1
+        tiers.release(next_one)
+
+
 async def test_restart_finds_adapters_on_disk(tmp_path: Path, registry: FilesRegistry) -> None:
     digest = registry.add(content("a"))
     async with adapter_tiers(tmp_path, registry) as (tiers, _):
