@@ -65,7 +65,7 @@ def generate(
             out.print(half_blocks([i.data for i in painting.images[:4]], columns=32, width=out.width))
         _tell(painting, files)
         if trace:
-            spans = await fetch_trace(traces, trace_id, root="looksmith.generate")
+            spans = await fetch_trace(traces, trace_id, names=("looksmith.generate", "worker.generate"))
             if not spans:
                 raise Problem(f"no trace {trace_id} at {traces}", 6)
             say(f"trace {trace_id}")

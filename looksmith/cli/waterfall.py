@@ -6,7 +6,7 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.text import Text
@@ -51,8 +51,18 @@ def spans_from_jaeger(document: Mapping[str, object]) -> list[Span]:
     ]
 
 
-async def fetch_trace(endpoint: str, trace_id: str, *, root: str, patience_s: float = 8.0) -> list[Span]:
-    """The trace once the span named ``root`` has arrived: exporters send in batches, so it takes a moment."""
+def complete(spans: Sequence[Span], names: Collection[str]) -> bool:
+    """Whether nothing is on its way: every span of ``names`` is there, and only the root's parent is not."""
+    known = {span.id for span in spans}
+    without_parent = [span for span in spans if span.parent not in known]
+    return len(without_parent) == 1 and {span.name for span in spans}.issuperset(names)
+
+
+async def fetch_trace(endpoint: str, trace_id: str, *, names: Collection[str], patience_s: float = 8.0) -> list[Span]:
+    """The trace, once complete with spans of these names: each server sends its own in batches, which takes a moment.
+
+    One that stays incomplete is returned as it is when patience ends.
+    """
 
     def ask() -> list[Span]:
         try:
@@ -64,8 +74,7 @@ async def fetch_trace(endpoint: str, trace_id: str, *, root: str, patience_s: fl
     deadline = asyncio.get_running_loop().time() + patience_s
     while True:
         spans = await asyncio.to_thread(ask)
-        names = {span.name for span in spans}
-        if root in names or asyncio.get_running_loop().time() > deadline:
+        if complete(spans, names) or asyncio.get_running_loop().time() > deadline:
             return spans
         await asyncio.sleep(0.2)
 

@@ -37,7 +37,7 @@ async def test_spans_that_were_exported_come_back_as_one_tree() -> None:
             return format_trace_id(root.get_span_context().trace_id)
 
         trace_id = await asyncio.to_thread(export)
-        spans = await fetch_trace(f"http://127.0.0.1:{http_port}", trace_id, root="looksmith.generate")
+        spans = await fetch_trace(f"http://127.0.0.1:{http_port}", trace_id, names=("looksmith.generate", "place"))
     by_name = {span.name: span for span in spans}
     assert set(by_name) == {"looksmith.generate", "place"}
     assert by_name["place"].parent == by_name["looksmith.generate"].id
@@ -51,5 +51,5 @@ async def test_a_trace_that_nobody_sent_is_empty() -> None:
     http_port, otlp_port = free_ports()
     async with trace_store(http_port=http_port, otlp_port=otlp_port):
         endpoint = f"http://127.0.0.1:{http_port}"
-        assert await fetch_trace(endpoint, "0" * 32, root="looksmith.generate", patience_s=0) == []
+        assert await fetch_trace(endpoint, "0" * 32, names=("looksmith.generate",), patience_s=0) == []
     assert TraceStore().query("unknown") == {"data": []}

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from looksmith.cli.waterfall import Span, waterfall
+from looksmith.cli.waterfall import Span, complete, waterfall
 
 TRACE = [
     Span("1", "", "looksmith.generate", 0, 1_000_000, {"looksmith.brand": "inkwell"}),
@@ -64,3 +64,12 @@ def test_a_name_that_is_longer_than_half_the_width_is_cut() -> None:
 
 def test_a_trace_without_spans_is_empty() -> None:
     assert waterfall([], width=80).plain == ""
+
+
+def test_a_trace_is_complete_once_no_parent_and_no_server_is_missing() -> None:
+    both = ("looksmith.generate", "worker.generate")
+    assert complete(TRACE, both)
+    assert not complete([span for span in TRACE if span.name != "worker.generate"], both), "its children came first"
+    assert not complete(TRACE[:2], both), "the worker has sent nothing yet"
+    assert not complete(TRACE[1:], both), "the root comes last"
+    assert not complete([], both)
