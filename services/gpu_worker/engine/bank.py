@@ -5,14 +5,13 @@ Slots are named by digest. Which rows are painted, and when an adapter comes or 
 
 from __future__ import annotations
 
-import copy
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from services.gpu_worker.engine.base import shared_copy
 from services.gpu_worker.engine.compiler import BlockLayout, CompiledAdapter, Place, halves_of
 
 _NOTHING = 0  # the slot of zeros, for rows and uses without an adapter
@@ -176,8 +175,7 @@ class BankedLayer(nn.Module):
 
 def with_bank(unet: nn.Module, bank: SlotBank) -> nn.Module:
     """A UNet that shares the other's weights, storage and all, and adds what is bound at each of the bank's places."""
-    shared = {id(tensor): tensor for tensor in itertools.chain(unet.parameters(), unet.buffers())}
-    banked = copy.deepcopy(unet, shared)
+    banked = shared_copy(unet)
     for index, place in enumerate(bank.places):
         parent, _, name = place.path.rpartition(".")
         owner = banked.get_submodule(parent)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 
 import diffusers
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from services.gpu_worker.engine.recipe import Recipe, RecipeError
@@ -50,6 +53,12 @@ def load_base(recipe: Recipe, device: torch.device) -> StableDiffusionPipeline:
     for model in (pipe.unet, pipe.text_encoder, pipe.vae):
         model.requires_grad_(requires_grad=False).eval()
     return pipe
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """A model of the same structure on the same weights, storage and all, whose layers can be replaced."""
+    shared = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
+    return copy.deepcopy(model, shared)
 
 
 def new_scheduler(recipe: Recipe) -> diffusers.SchedulerMixin:

@@ -6,8 +6,6 @@ slots or rows.
 
 from __future__ import annotations
 
-import copy
-import itertools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 from looksmith.lora import ModuleTable
 from looksmith.lora.tables import table_path
+from services.gpu_worker.engine.base import shared_copy
 
 _REMEMBERED = 256
 
@@ -34,7 +33,7 @@ class PromptEncoder:
     """A pipeline's own ``encode_prompt``, over a text encoder that shares the pipeline's weights."""
 
     def __init__(self, pipe: StableDiffusionPipeline, table: ModuleTable, *, remembered: int = _REMEMBERED) -> None:
-        encoder = _shared_copy(pipe.text_encoder)
+        encoder = shared_copy(pipe.text_encoder)
         self._layers = _adapted_layers(encoder, table)
         self._pipe = StableDiffusionPipeline(
             **{**pipe.components, "text_encoder": encoder}, requires_safety_checker=False
@@ -85,11 +84,6 @@ class _TextLayer(nn.Module):
             down, up = (half.to(x.device, non_blocking=True) for half in (down, up))  # noqa: PLW2901  # same, over there
             y = y + nn.functional.linear(nn.functional.linear(x, down), up) * weight
         return y
-
-
-def _shared_copy(model: nn.Module) -> nn.Module:
-    shared = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
-    return copy.deepcopy(model, shared)
 
 
 def _adapted_layers(encoder: nn.Module, table: ModuleTable) -> dict[str, _TextLayer]:
