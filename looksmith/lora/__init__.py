@@ -21,12 +21,13 @@ from looksmith.lora.dialects import Dialect
 from looksmith.lora.errors import Code, LoraError, Problem
 from looksmith.lora.limits import Limits
 from looksmith.lora.packing import PackedFolder, pack
-from looksmith.lora.read import Weights, read_modules, read_weights
+from looksmith.lora.read import Description, Weights, describe, read_modules, read_weights
 from looksmith.lora.tables import Module, ModuleTable, packaged_table, table_from_folder, table_from_json, table_to_json
 from looksmith.lora.validate import Inspection, Inspector, inspect
 
 __all__ = [
     "Code",
+    "Description",
     "Dialect",
     "Inspection",
     "Inspector",
@@ -38,6 +39,7 @@ __all__ = [
     "PackedFolder",
     "Problem",
     "Weights",
+    "describe",
     "inspect",
     "pack",
     "packaged_table",

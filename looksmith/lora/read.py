@@ -3,7 +3,7 @@
 Trusts the file, whose digest its reader has checked; what may be published is decided in validate.py.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -17,6 +17,13 @@ from looksmith.lora.limits import Limits
 from looksmith.lora.tables import ModuleTable
 
 
+class Description(NamedTuple):
+    """What a file's header and alphas say of it."""
+
+    modules: tuple[LoraModule, ...]
+    tensors: Mapping[str, TensorInfo]  # by name: where their bytes are
+
+
 class Weights(NamedTuple):
     """The halves of one module, in the file's shapes; the caller's own copies."""
 
@@ -26,7 +33,17 @@ class Weights(NamedTuple):
 
 
 def read_modules(path: Path, table: ModuleTable, *, limits: Limits | None = None) -> tuple[LoraModule, ...]:
-    """The canonical modules of the file at path, from its header and its alpha tensors alone.
+    """The canonical modules of the file at path.
+
+    Raises:
+        LoraError: the file does not fit the base.
+        OSError: the file cannot be read.
+    """
+    return describe(path, table, limits=limits).modules
+
+
+def describe(path: Path, table: ModuleTable, *, limits: Limits | None = None) -> Description:
+    """The modules of the file at path and where their tensors are, from its header and its alpha tensors alone.
 
     Raises:
         LoraError: the file does not fit the base.
@@ -39,7 +56,7 @@ def read_modules(path: Path, table: ModuleTable, *, limits: Limits | None = None
     with path.open("rb") as file:
         for name in plan.alpha_tensors.values():
             scalars[name] = float(_numbers(file, header.tensors[name])[0])
-    return plan.settle(scalars, limits)
+    return Description(plan.settle(scalars, limits), header.tensors)
 
 
 def read_weights(path: Path, modules: Iterable[LoraModule]) -> Iterator[Weights]:

@@ -8,7 +8,15 @@ from typing import Protocol
 from looksmith.nouns import AdapterRef, Brand, Resolved
 
 
-class Registry(Protocol):
+class AdapterFiles(Protocol):
+    """Where adapters' files come from."""
+
+    def download(self, brand: str, digest: str) -> AsyncIterator[bytes]:
+        """The file's bytes in order; not checked. Raises NotFound (DIGEST_NOT_FOUND)."""
+        ...
+
+
+class Registry(AdapterFiles, Protocol):
     """Brands, versions and bytes; services.registry.client keeps it."""
 
     async def get_brand(self, name: str) -> Brand:
@@ -17,8 +25,4 @@ class Registry(Protocol):
 
     async def resolve(self, ref: AdapterRef) -> Resolved:
         """Raises NotFound, or FailedPrecondition (ADAPTER_YANKED)."""
-        ...
-
-    def download(self, brand: str, digest: str) -> AsyncIterator[bytes]:
-        """The file's bytes in order; not checked. Raises NotFound (DIGEST_NOT_FOUND)."""
         ...

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 
 import structlog
@@ -22,7 +22,7 @@ from services.gpu_worker.engine.protocol import AdapterBroken, HostAdapter, Stag
 from services.gpu_worker.engine_thread import EngineThread
 from services.gpu_worker.errors import AdapterUnusable
 from services.gpu_worker.lease import Lease
-from services.gpu_worker.ports import Registry
+from services.gpu_worker.ports import AdapterFiles
 from services.gpu_worker.single_flight import SingleFlight
 from services.gpu_worker.swap import StageTime
 
@@ -32,7 +32,7 @@ _MAX_PREFETCHES = 16
 
 
 class _GoneFromDisk(Exception):
-    """A file was evicted between two steps: it has to be fetched again."""
+    """A file was evicted or removed between two steps: it has to be fetched again."""
 
 
 class AdapterTiers:
@@ -42,7 +42,7 @@ class AdapterTiers:
         self,
         *,
         disk: DiskCache,
-        registry: Registry,
+        registry: AdapterFiles,
         engine_thread: EngineThread,
         host_bytes: int,
         clock: Clock,
@@ -55,6 +55,7 @@ class AdapterTiers:
         self._reading: dict[str, int] = {}  # digest -> bytes set aside for it
         self._pins: dict[Tier, Counter[str]] = {Tier.HOST: Counter(), Tier.DEVICE: Counter()}
         self._flights: SingleFlight[int] = SingleFlight()
+        self._reads: SingleFlight[HostAdapter] = SingleFlight()
         self._host_turn = asyncio.Lock()  # first come, first served: a large adapter is not overtaken for ever
         self._freed = asyncio.Event()
         self._prefetches: set[asyncio.Task[None]] = set()
@@ -71,6 +72,7 @@ class AdapterTiers:
                 task.cancel()
             await asyncio.gather(*self._prefetches, return_exceptions=True)
             await self._flights.close()
+            await self._reads.close()
 
     # What is where
 
@@ -118,19 +120,26 @@ class AdapterTiers:
         Raises:
             LooksmithError: a file can't be fetched, is not what its digest says, or can't be used.
         """
-        while not lease.holds_host:
-            absent = [d for d in lease.digests if d not in self._host and d not in self._reading]
-            await asyncio.gather(*(self._to_disk(lease, digest) for digest in absent if digest not in self._device))
-            async with self._host_turn:
+        checks: list[asyncio.Task[None]] = []  # of files that this lease found unchecked; they go on beside the rest
+        try:
+            while not lease.holds_host:
+                absent = [d for d in lease.digests if d not in self._host and d not in self._reading]
                 try:
-                    while not self._grant(lease):
-                        if not wait:
-                            return False
-                        self._freed.clear()
-                        await self._freed.wait()
+                    await asyncio.gather(*(self._to_disk(lease, d, checks) for d in absent if d not in self._device))
+                    async with self._host_turn:
+                        while not self._grant(lease):
+                            if not wait:
+                                return False
+                            self._freed.clear()
+                            await self._freed.wait()
+                    await self._to_host(lease, [digest for digest in lease.digests if digest in self._reading])
                 except _GoneFromDisk:
-                    continue
-            await self._to_host(lease, [digest for digest in lease.digests if digest in self._reading])
+                    self._release_host(lease)
+                await asyncio.gather(*checks)
+        finally:
+            for check in checks:
+                check.cancel()
+                check.add_done_callback(lambda check: check.cancelled() or check.exception())  # seen, if nowhere else
         return True
 
     async def place(self, lease: Lease) -> None:
@@ -203,19 +212,20 @@ class AdapterTiers:
 
     # Store to disk
 
-    async def _to_disk(self, lease: Lease, digest: str) -> None:
+    async def _to_disk(self, lease: Lease, digest: str, checks: list[asyncio.Task[None]]) -> None:
+        """Fetches a file, begins to check it, and learns what it will take in memory."""
         with self._disk.pinned(digest):
             if self._disk.size_of(digest) is None:
                 with lease.stage(Stage.FETCH):
                     fetching = self._flights.join((Stage.FETCH, digest), partial(self._fetch, lease.brand, digest))
                     lease.fetched_bytes += await fetching
             if self._disk.needs_check(digest):
-                with lease.stage(Stage.VERIFY):
-                    await self._flights.join((Stage.VERIFY, digest), partial(self._verify, digest))
+                checks.append(asyncio.create_task(self._check(lease, digest)))
             if digest not in self._host_sizes:
                 measure = self._thread.engine.host_size
-                with _unusable(digest):
-                    self._host_sizes[digest] = await asyncio.to_thread(measure, self._disk.path(digest))
+                with lease.stage(Stage.COMPILE):
+                    async with self._trusted(digest):
+                        self._host_sizes[digest] = await asyncio.to_thread(measure, self._disk.path(digest), digest)
 
     async def _fetch(self, brand: str, digest: str) -> int:
         with self._disk.pinned(digest):
@@ -223,11 +233,41 @@ class AdapterTiers:
         log.info("adapter.fetched", brand=brand, digest=digest, bytes=fetched)
         return fetched
 
+    async def _check(self, lease: Lease, digest: str) -> None:
+        with lease.stage(Stage.VERIFY):
+            await self._verified(digest)
+
+    async def _verified(self, digest: str) -> None:
+        if self._disk.size_of(digest) is None:
+            raise _GoneFromDisk
+        if self._disk.needs_check(digest):
+            await self._flights.join((Stage.VERIFY, digest), partial(self._verify, digest))
+
     async def _verify(self, digest: str) -> int:
         with self._disk.pinned(digest):
             await self._disk.check(digest)
         self._changed()
         return 0
+
+    @asynccontextmanager
+    async def _trusted(self, digest: str) -> AsyncIterator[None]:
+        """What fails inside is the adapter's fault only if its file is what its digest says.
+
+        Raises:
+            AdapterUnusable: so it is.
+            DigestMismatch: it is not.
+            _GoneFromDisk: there is no file any more.
+        """
+        if self._disk.size_of(digest) is None:
+            raise _GoneFromDisk
+        try:
+            yield
+        except (LoraError, AdapterBroken, OSError) as error:
+            await self._verified(digest)
+            if isinstance(error, OSError):
+                raise
+            what = error.problems[0].what if isinstance(error, LoraError) else str(error)
+            raise AdapterUnusable(digest, what) from error
 
     # Disk to host
 
@@ -235,12 +275,12 @@ class AdapterTiers:
         """Room for all of a lease's adapters or for none, so that two leases never wait for each other's half.
 
         Raises:
-            _GoneFromDisk: a file has been evicted since it came; what came in its place is not checked.
+            _GoneFromDisk: a file has been evicted since it came.
         """
         needed = [d for d in lease.digests if d not in self._host and d not in self._reading and d not in self._device]
         sizes: dict[str, int] = {}
         for digest in needed:
-            if self._disk.size_of(digest) is None or self._disk.needs_check(digest):
+            if self._disk.size_of(digest) is None:
                 raise _GoneFromDisk
             size = self._host_sizes[digest]
             if size > self._host_limit:
@@ -261,22 +301,32 @@ class AdapterTiers:
         return True
 
     async def _to_host(self, lease: Lease, digests: Sequence[str]) -> None:
+        # All begin before anything is awaited: what is set aside for them is given back by those who admit.
+        admissions = [self._flights.join((Tier.HOST, d), partial(self._admit, d)) for d in digests]
         if digests:
-            with lease.stage(Stage.COMPILE):
-                # All begin before anything is awaited: what is set aside for them is given back by those who read.
-                flights = [self._flights.join((Stage.COMPILE, d), partial(self._read, d)) for d in digests]
-                await asyncio.gather(*flights)
+            await asyncio.gather(self._compiled(lease, digests), *admissions)
 
-    async def _read(self, digest: str) -> int:
+    async def _compiled(self, lease: Lease, digests: Sequence[str]) -> None:
+        with lease.stage(Stage.COMPILE):
+            await asyncio.gather(*(self._reads.join(d, partial(self._read, d)) for d in digests))
+
+    async def _admit(self, digest: str) -> int:
+        """Takes an adapter in once it is read and its file is checked, whichever is later."""
         try:
-            with _unusable(digest), self._disk.pinned(digest):
-                adapter = await asyncio.to_thread(self._thread.engine.read, self._disk.path(digest), digest)
+            adapter = await self._reads.join(digest, partial(self._read, digest))
+            await self._verified(digest)
         finally:
             del self._reading[digest]
             self._freed.set()
         self._host[digest] = adapter
+        self._thread.engine.keep(adapter)
         self._changed()
         return 0
+
+    async def _read(self, digest: str) -> HostAdapter:
+        with self._disk.pinned(digest):
+            async with self._trusted(digest):
+                return await asyncio.to_thread(self._thread.engine.read, self._disk.path(digest), digest)
 
     def _release_host(self, lease: Lease) -> None:
         if lease.holds_host:
@@ -314,14 +364,3 @@ class AdapterTiers:
     def _changed(self) -> None:
         for changed in self._watchers:
             changed()
-
-
-@contextmanager
-def _unusable(digest: str) -> Iterator[None]:
-    """Says whose fault it is that a file can't be read."""
-    try:
-        yield
-    except LoraError as error:
-        raise AdapterUnusable(digest, error.problems[0].what) from error
-    except AdapterBroken as error:
-        raise AdapterUnusable(digest, str(error)) from error

@@ -107,7 +107,7 @@ class SlotBank:
         """
         if digest in self._rank_of:
             return
-        if rank := adapter.plan.rank:
+        if rank := adapter.form.rank:
             kind = self._classes[rank]
             if not kind.free:
                 raise BankFull(f"all slots of rank {rank} are taken")

@@ -141,19 +141,22 @@ class BankEngine:
     def dropped_words(self, prompt: str) -> str:
         return self._reference.dropped_words(prompt)
 
-    def host_size(self, path: Path) -> int:
-        plan = self._pool.plan(path)
-        if isinstance(plan, str):
-            return self._reference.host_size(path)
+    def host_size(self, path: Path, digest: str) -> int:
+        form = self._pool.form(path, digest)
+        if isinstance(form, str):
+            return self._reference.host_size(path, digest)
         dtype: torch.dtype = self._reference.pipe.unet.dtype
-        return plan.elements * dtype.itemsize
+        return form.elements * dtype.itemsize
 
     def read(self, path: Path, digest: str) -> HostAdapter:
-        plan = self._pool.plan(path)
-        if isinstance(plan, str):
+        compiled = self._pool.compile(path, digest)
+        if isinstance(compiled, str):
             return self._reference.read(path, digest)
-        compiled = self._pool.compile(path, digest, plan)
-        return HostAdapter(digest, compiled.buffer.nbytes, compiled, _kind(plan.rank))
+        return HostAdapter(digest, compiled.buffer.nbytes, compiled, _kind(compiled.form.rank))
+
+    def keep(self, adapter: HostAdapter) -> None:
+        if isinstance(adapter.payload, CompiledAdapter):
+            self._pool.keep(adapter.digest, adapter.payload)
 
     def place(self, adapter: HostAdapter) -> None:
         if adapter.digest in self._placed:

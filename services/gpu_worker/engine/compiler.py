@@ -6,25 +6,27 @@ Runs on the CPU, in any process. Knows the base's module table; knows nothing ab
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from looksmith.lora import LoraModule, Module, ModuleTable, read_modules
+from looksmith.lora import LoraModule, Module, ModuleTable, describe
+from looksmith.lora.header import TensorInfo
 from services.gpu_worker.engine.protocol import AdapterBroken
 
 #: Part of a compiled block's key: to be raised with any change of what a block holds.
-COMPILER_VERSION = 1
+COMPILER_VERSION = 2
 
 # What adapters adapt, with few exceptions: all that is linear inside the UNet's transformers. SD 1.5 writes two of
 # these layers as 1x1 convolutions.
 _BANKED = re.compile(r"(?:.*\.)?attentions\.\d+\..+")
 _ALIGNMENT = 64  # bytes; a cache line
+_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -50,59 +52,81 @@ class BlockLayout:
     def of(cls, table: ModuleTable, *, rank: int, dtype: torch.dtype) -> BlockLayout:
         places, end = [], 0
         for path, module in banked_modules(table).items():
-            place, end = _place(path, module, rank=rank, start=end, dtype=dtype)
-            places.append(place)
+            down, up, end = _halves_from(end, module.in_features, module.out_features, rank, dtype)
+            places.append(Place(path, module.in_features, module.out_features, down, up))
         return cls(rank, tuple(places), end)
-
-    @cached_property
-    def by_path(self) -> Mapping[str, Place]:
-        return {place.path: place for place in self.places}
 
 
 @dataclass(frozen=True)
-class AdapterPlan:
-    """What a file becomes, known from its header: a block of its rank class, then what adapts the text encoder.
+class TextPlace(Place):
+    """Where in a buffer a layer's halves are that keep their own rank."""
+
+    rank: int
+
+
+@dataclass(frozen=True)
+class AdapterForm:
+    """What an adapter becomes: a block of its rank class, then what it changes in the text encoder.
 
     The text encoder's part is used once a prompt and takes no slot; its halves keep their rank.
     """
 
-    modules: tuple[LoraModule, ...]
     layout: BlockLayout | None  # None: it adapts the text encoder only
-    text: Mapping[str, Place]  # by the module's name
+    text: tuple[TextPlace, ...]  # their paths begin with the component
     elements: int
+
+    @classmethod
+    def of(cls, layout: BlockLayout | None, text: Iterable[Sequence[Any]], dtype: torch.dtype) -> AdapterForm:
+        """The form of a rank class and of a text encoder's layers, each as ``described`` gives them."""
+        end, places = layout.elements if layout else 0, []
+        for path, in_features, out_features, rank in text:
+            down, up, end = _halves_from(end, in_features, out_features, rank, dtype)
+            places.append(TextPlace(path, in_features, out_features, down, up, rank))
+        return cls(layout, tuple(places), end)
 
     @property
     def rank(self) -> int:
         """Its rank class; 0 if it needs no slot."""
         return self.layout.rank if self.layout else 0
 
-    def halves(self, module: LoraModule, buffer: Tensor) -> tuple[Tensor, Tensor]:
-        """A [rank, in] and B [out, rank] of one of its modules in a buffer; in a block, rank is that of the class."""
-        if self.layout and module.name not in self.text:
-            return halves_of(buffer, self.layout.by_path[module.path], self.rank)
-        return halves_of(buffer, self.text[module.name], module.rank)
+    @property
+    def described(self) -> dict[str, Any]:
+        """What ``of`` needs besides the layouts, as JSON can hold it."""
+        text = [[place.path, place.in_features, place.out_features, place.rank] for place in self.text]
+        return {"rank": self.rank, "text": text}
 
 
 @dataclass(frozen=True)
+class AdapterPlan:
+    """How a file becomes its form."""
+
+    modules: tuple[LoraModule, ...]
+    tensors: Mapping[str, TensorInfo]  # of the file
+    form: AdapterForm
+
+
+@dataclass(frozen=True, eq=False)
 class CompiledAdapter:
     """A file in the base's dtype, alpha / rank folded in, in one buffer."""
 
-    plan: AdapterPlan
-    buffer: Tensor = field(repr=False)  # [elements of the plan]
+    form: AdapterForm
+    buffer: Tensor = field(repr=False)  # [elements of the form]
 
     @property
     def block(self) -> Tensor:
         """What a slot of its rank class holds."""
-        return self.buffer[: self.plan.layout.elements if self.plan.layout else 0]
+        return self.buffer[: self.form.layout.elements if self.form.layout else 0]
+
+    @cached_property
+    def unet(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """A [rank, in] and B [out, rank] of every layer in the bank, by their paths; rank is that of the class."""
+        places = self.form.layout.places if self.form.layout else ()
+        return {place.path: halves_of(self.buffer, place, self.form.rank) for place in places}
 
     @cached_property
     def text(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """A [rank, in] and B [out, rank] of the text encoder's modules, by their names."""
-        return {
-            module.name: self.plan.halves(module, self.buffer)
-            for module in self.plan.modules
-            if module.name in self.plan.text
-        }
+        """A [rank, in] and B [out, rank] of the text encoder's layers that it adapts, by component and path."""
+        return {place.path: halves_of(self.buffer, place, place.rank) for place in self.form.text}
 
 
 def banked_modules(table: ModuleTable) -> Mapping[str, Module]:
@@ -125,7 +149,7 @@ def plan_adapter(
     Raises:
         LoraError: the file does not fit the base.
     """
-    modules = read_modules(path, table)
+    modules, tensors = describe(path, table)
     banked, largest = banked_modules(table), max(layouts)
     for module in modules:
         if module.component == "unet" and module.path not in banked:
@@ -136,56 +160,86 @@ def plan_adapter(
             return f"it adapts {module.name}, which takes another way than the bank's"
     in_unet = [module.rank for module in modules if module.component == "unet"]
     layout = layouts[min(rank for rank in layouts if rank >= max(in_unet))] if in_unet else None
-    end = layout.elements if layout else 0
-    text = {}
-    for module in modules:
-        if module.component != "unet":
-            place, end = _place(module.name, module, rank=module.rank, start=end, dtype=dtype)
-            text[module.name] = place
-    return AdapterPlan(modules, layout, text, end)
+    text = [(m.name, m.in_features, m.out_features, m.rank) for m in modules if m.component != "unet"]
+    return AdapterPlan(modules, tensors, AdapterForm.of(layout, text, dtype))
 
 
-def compile_adapter(path: Path, plan: AdapterPlan, buffer: Tensor) -> CompiledAdapter:
+def compile_adapter(file: BinaryIO, plan: AdapterPlan, buffer: Tensor) -> CompiledAdapter:
     """Folds alpha / rank into B, casts, and pads to the rank class.
 
     Args:
-        path: a file whose digest has been checked.
+        file: open, not buffered; its tensors are read one at a time.
         plan: made from it.
-        buffer: [elements of the plan], zeros, in the base's dtype; it becomes the adapter's.
+        buffer: [elements of the form], zeros, in the base's dtype; it becomes the adapter's.
 
     Raises:
         AdapterBroken: it holds NaN or infinity, or a weight overflows in the buffer's dtype.
     """
-    wide = torch.promote_types(buffer.dtype, torch.float32)  # rounded once, at the end, as mul does by itself
-    with safe_open(path, framework="pt") as file:
-        for module in plan.modules:
-            down, up = plan.halves(module, buffer)
-            down[: module.rank].copy_(file.get_tensor(module.down).flatten(1))
-            given = file.get_tensor(module.up).flatten(1)
-            if given.dtype is buffer.dtype:
-                torch.mul(given, module.scale, out=up[:, : module.rank])
-            else:
-                up[:, : module.rank].copy_(given.to(wide) * module.scale)
+    adapter = CompiledAdapter(plan.form, buffer)
+    halves = {**{f"unet.{path}": half for path, half in adapter.unet.items()}, **adapter.text}
+    given = _Reader(file, plan.tensors, buffer)
+    for module in plan.modules:
+        down, up = halves[module.name]
+        given.read(module.down, down[: module.rank])
+        given.read(module.up, up[:, : module.rank], scale=module.scale)
     # The extremes are finite only if all numbers are, and take a fraction of the time of asking each.
     if not all(map(torch.isfinite, torch.aminmax(buffer))):
         raise AdapterBroken(f"its weights are not finite in {str(buffer.dtype).removeprefix('torch.')}")
-    return CompiledAdapter(plan, buffer)
+    return adapter
+
+
+class _Reader:
+    """Reads a file's tensors into parts of a buffer."""
+
+    def __init__(self, file: BinaryIO, tensors: Mapping[str, TensorInfo], buffer: Tensor) -> None:
+        self._file, self._tensors = file, tensors
+        self._bytes = buffer.view(torch.uint8).numpy().data
+        # Of one tensor at a time, which then is still in the processor's cache
+        self._between = bytearray(max(tensor.end - tensor.start for tensor in tensors.values()))
+
+    def read(self, name: str, out: Tensor, *, scale: float = 1.0) -> None:
+        """Fills ``out``, a part of the buffer, with a tensor times ``scale``; rounds once.
+
+        Raises:
+            EOFError: the file has become shorter.
+        """
+        info = self._tensors[name]
+        dtype, size = _DTYPES[info.dtype], info.end - info.start
+        as_it_is = dtype is out.dtype and scale == 1
+        self._file.seek(info.start)
+        if as_it_is and out.is_contiguous():
+            start = out.storage_offset() * dtype.itemsize
+            self._fill(name, self._bytes[start : start + size])
+            return
+        self._fill(name, memoryview(self._between)[:size])
+        given = torch.frombuffer(self._between, dtype=dtype, count=info.elements).view(out.shape)
+        if as_it_is:
+            out.copy_(given)
+        elif dtype is out.dtype:
+            torch.mul(given, scale, out=out)
+        else:
+            out.copy_(given.to(torch.promote_types(out.dtype, torch.float32)) * scale)
+
+    def _fill(self, name: str, memory: memoryview) -> None:
+        if self._file.readinto(memory) != len(memory):  # type: ignore[attr-defined]  # FileIO has it
+            raise EOFError(f"the file ends within tensor {name}")
 
 
 def halves_of(blocks: Tensor, place: Place, rank: int) -> tuple[Tensor, Tensor]:
     """A [..., rank, in] and B [..., out, rank] of one layer, as views of blocks [..., elements]."""
-    down = blocks[..., place.down : place.down + rank * place.in_features]
-    up = blocks[..., place.up : place.up + place.out_features * rank]
-    batch = blocks.shape[:-1]
-    return down.view(*batch, rank, place.in_features), up.view(*batch, place.out_features, rank)
+    batch, steps, start = blocks.shape[:-1], blocks.stride()[:-1], blocks.storage_offset()
+    down = blocks.as_strided((*batch, rank, place.in_features), (*steps, place.in_features, 1), start + place.down)
+    up = blocks.as_strided((*batch, place.out_features, rank), (*steps, rank, 1), start + place.up)
+    return down, up
 
 
-def _place(path: str, module: Module | LoraModule, *, rank: int, start: int, dtype: torch.dtype) -> tuple[Place, int]:
-    """A layer's place from ``start`` on, and where the next one begins."""
-    in_features, out_features = module.in_features, module.out_features
+def _halves_from(
+    start: int, in_features: int, out_features: int, rank: int, dtype: torch.dtype
+) -> tuple[int, int, int]:
+    """Where a layer's A and B begin from ``start`` on, and where the next layer does."""
     step = _ALIGNMENT // dtype.itemsize
     up = _round_up(start + rank * in_features, step)
-    return Place(path, in_features, out_features, start, up), _round_up(up + out_features * rank, step)
+    return start, up, _round_up(up + out_features * rank, step)
 
 
 def _round_up(value: int, step: int) -> int:

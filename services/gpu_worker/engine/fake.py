@@ -63,6 +63,7 @@ class FakeEngine:
         self.places = {"peft": slots}
         self.steps_done = 0
         self.placements: list[str] = []
+        self.kept: list[str] = []
         self._costs, self._clock, self._sleep = costs, clock or steady_clock(), sleep
         self._placed: set[str] = set()
         self._running: tuple[EngineJob, Iterator[list[Event]]] | None = None
@@ -76,12 +77,15 @@ class FakeEngine:
     def dropped_words(self, prompt: str) -> str:
         return " ".join(prompt.split()[MAX_WORDS:])
 
-    def host_size(self, path: Path) -> int:
+    def host_size(self, path: Path, digest: str) -> int:  # noqa: ARG002  # of the protocol
         return path.stat().st_size
 
     def read(self, path: Path, digest: str) -> HostAdapter:
         self._sleep(self._costs.read)
         return HostAdapter(digest, path.stat().st_size, None)
+
+    def keep(self, adapter: HostAdapter) -> None:
+        self.kept.append(adapter.digest)
 
     def place(self, adapter: HostAdapter) -> None:
         if adapter.digest not in self._placed:

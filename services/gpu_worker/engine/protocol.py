@@ -147,8 +147,8 @@ class AdapterBroken(ValueError):
 class Engine(Protocol):
     """Paints jobs in small units of work, so that others join, are cancelled and get their adapters in between.
 
-    One thread calls all methods, that which called ``load``; only ``host_size``, ``read`` and ``dropped_words`` may be
-    called on any.
+    One thread calls all methods, that which called ``load``; only ``host_size``, ``read``, ``keep`` and
+    ``dropped_words`` may be called on any.
     """
 
     @property
@@ -193,7 +193,7 @@ class Engine(Protocol):
         """The end of a prompt that the text encoder would not see; empty if it sees all. Any thread may call."""
         ...
 
-    def host_size(self, path: Path) -> int:
+    def host_size(self, path: Path, digest: str) -> int:
         """Bytes that an adapter's file will take in host memory, from its header alone. Any thread may call.
 
         Raises:
@@ -204,9 +204,18 @@ class Engine(Protocol):
     def read(self, path: Path, digest: str) -> HostAdapter:
         """Reads an adapter's file into host memory, at most ``host_size`` bytes. Any thread may call.
 
+        The file need not be what its digest says yet: until ``keep``, nothing is remembered under the digest.
+
         Raises:
             LoraError: the file does not fit the base.
             AdapterBroken: its weights are not finite.
+        """
+        ...
+
+    def keep(self, adapter: HostAdapter) -> None:
+        """Told that an adapter's file is what its digest says: may save what ``read`` made of it. Any thread may call.
+
+        Returns at once.
         """
         ...
 

@@ -114,12 +114,15 @@ class ReferenceEngine:
             limit = int(self._tokens.model_max_length)
             return str(self._tokens.decode(ids[limit - 1 : -1])) if len(ids) > limit else ""
 
-    def host_size(self, path: Path) -> int:
+    def host_size(self, path: Path, digest: str) -> int:  # noqa: ARG002  # of the protocol
         return path.stat().st_size
 
     def read(self, path: Path, digest: str) -> HostAdapter:
         lora = read_lora(path, self.table)
         return HostAdapter(digest, lora.size_bytes, lora)
+
+    def keep(self, adapter: HostAdapter) -> None:
+        """Saves nothing: it reads files as they are."""
 
     def place(self, adapter: HostAdapter) -> None:
         if adapter.digest in self._placed:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
-from looksmith.lora import ModuleTable
+from looksmith.lora import LoraModule, ModuleTable
 from services.gpu_worker.engine.adapters import LoraTensors
 from services.gpu_worker.engine.compiler import CompiledAdapter
 from services.gpu_worker.engine.protocol import EngineJob, Event, HostAdapter, JobDone, JobFailed
@@ -67,16 +66,23 @@ class ReferenceLane:
 def as_tensors(adapter: CompiledAdapter, table: ModuleTable) -> LoraTensors:
     """A compiled adapter as the reference engine takes it. Alpha is in B already, so it is given as the rank."""
     modules, tensors = [], {}
-    for module in adapter.plan.modules:
-        down, up = adapter.plan.halves(module, adapter.buffer)
-        layer = table.components[module.component][module.path]
-        as_given = replace(
-            module,
-            alpha=float(module.rank),
-            down=f"{module.name}.lora_A.weight",
-            up=f"{module.name}.lora_B.weight",
+    in_unet = {f"unet.{path}": halves for path, halves in adapter.unet.items()}
+    for name, (down, up) in {**in_unet, **adapter.text}.items():
+        component, _, path = name.partition(".")
+        layer, rank = table.components[component][path], down.shape[0]
+        module = LoraModule(
+            component=component,
+            path=path,
+            kind=layer.kind,
+            rank=rank,
+            alpha=float(rank),
+            in_features=layer.in_features,
+            out_features=layer.out_features,
+            kernel=layer.kernel,
+            down=f"{name}.lora_A.weight",
+            up=f"{name}.lora_B.weight",
         )
-        modules.append(as_given)
-        tensors[as_given.down] = down[: module.rank].reshape(layer.down_shape(module.rank))
-        tensors[as_given.up] = up[:, : module.rank].reshape(layer.up_shape(module.rank))
+        modules.append(module)
+        tensors[module.down] = down.reshape(layer.down_shape(rank))
+        tensors[module.up] = up.reshape(layer.up_shape(rank))
     return LoraTensors(tuple(modules), tensors)

@@ -314,7 +314,8 @@ async def test_spans_cover_the_call_and_tell_swap_and_denoise(
     under = [
         span.name for span in found if span.parent and swap.context and span.parent.span_id == swap.context.span_id
     ]
-    assert under == ["fetch", "verify", "compile", "copy", "bind"]
+    assert (under[0], under[-2:]) == ("fetch", ["copy", "bind"])
+    assert set(under[1:-2]) == {"verify", "compile"}, "side by side"
     denoise = next(span for span in children if span.name == "denoise")
     assert denoise.attributes and dict(denoise.attributes) == {"looksmith.steps": 4, "looksmith.batch": 1}
     assert not any("secret" in str(value) for span in found for value in (span.attributes or {}).values())

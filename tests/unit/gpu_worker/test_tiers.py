@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from looksmith.errors import NotFound
 from looksmith.lora import Code, LoraError, Problem
 from looksmith.nouns import Tier
+from services.gpu_worker import disk_cache
 from services.gpu_worker.engine.fake import FakeEngine
 from services.gpu_worker.engine.protocol import HostAdapter, Stage
+from services.gpu_worker.engine.recipe import file_digest
 from services.gpu_worker.errors import AdapterUnusable, DigestMismatch
 from services.gpu_worker.lease import Lease
 from services.gpu_worker.tiers import AdapterTiers
@@ -39,7 +42,9 @@ async def test_an_adapter_passes_from_the_store_to_the_device_and_each_stage_is_
         assert tiers.residency() == {digest: Tier.HOST}
         await tiers.place(lease)
         assert tiers.residency() == {digest: Tier.DEVICE}
-        assert [stage.stage for stage in lease.stages] == [Stage.FETCH, Stage.VERIFY, Stage.COMPILE, Stage.COPY]
+        stages = [stage.stage for stage in lease.stages]
+        assert (stages[0], stages[-1]) == (Stage.FETCH, Stage.COPY)
+        assert set(stages[1:-1]) == {Stage.VERIFY, Stage.COMPILE}, "side by side"
         assert lease.fetched_bytes == 100
         again = tiers.lease("acme", [digest])
         await tiers.bring(again)
@@ -47,11 +52,11 @@ async def test_an_adapter_passes_from_the_store_to_the_device_and_each_stage_is_
         assert (again.tier, again.stages, again.fetched_bytes) == (Tier.DEVICE, [], 0)
 
 
-async def test_twenty_jobs_at_once_fetch_a_file_once(tmp_path: Path, registry: FilesRegistry) -> None:
+async def test_a_hundred_jobs_at_once_fetch_a_file_once(tmp_path: Path, registry: FilesRegistry) -> None:
     digest = registry.add(content("a"))
     gate = registry.hold(digest)
     async with adapter_tiers(tmp_path, registry) as (tiers, _):
-        leases = [tiers.lease("acme", [digest]) for _ in range(20)]
+        leases = [tiers.lease("acme", [digest]) for _ in range(100)]
         waiting = [asyncio.create_task(tiers.bring(lease)) for lease in leases]
         await eventually(lambda: registry.downloads[digest])
         gate.set()
@@ -88,6 +93,72 @@ async def test_bytes_with_another_digest_are_refused_and_the_next_try_fetches_an
         registry.served[digest] = content("a")
         await bring(tiers, digest)
     assert registry.downloads[digest] == 2
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Files are checked once this is set."""
+    go_on = threading.Event()
+
+    def wait(path: Path) -> str:
+        go_on.wait(10)
+        return file_digest(path)
+
+    monkeypatch.setattr(disk_cache, "file_digest", wait)
+    return go_on
+
+
+async def test_adapter_is_read_while_its_file_is_checked_and_comes_in_when_both_are_done(
+    tmp_path: Path, registry: FilesRegistry, checks: threading.Event
+) -> None:
+    read = threading.Event()
+
+    class Telling(FakeEngine):
+        def read(self, path: Path, digest: str) -> HostAdapter:
+            read.set()
+            return super().read(path, digest)
+
+    digest = registry.add(content("a"))
+    engine = Telling([facts()])
+    async with adapter_tiers(tmp_path, registry, engine=engine) as (tiers, _):
+        bringing = asyncio.create_task(tiers.bring(tiers.lease("acme", [digest])))
+        await eventually(read.is_set)
+        await asyncio.sleep(0.05)
+        assert (tiers.residency(), engine.kept, bringing.done()) == ({digest: Tier.DISK}, [], False)
+        checks.set()
+        assert await bringing
+        assert (tiers.residency(), engine.kept) == ({digest: Tier.HOST}, [digest])
+
+
+@pytest.mark.parametrize("fails_in", ["", "host_size", "read"])
+async def test_what_is_wrong_with_other_bytes_is_not_held_against_the_adapter(
+    fails_in: str, tmp_path: Path, registry: FilesRegistry, checks: threading.Event
+) -> None:
+    class Picky(FakeEngine):
+        def host_size(self, path: Path, digest: str) -> int:
+            return self._unless("host_size") or super().host_size(path, digest)
+
+        def read(self, path: Path, digest: str) -> HostAdapter:
+            self._unless("read")
+            return super().read(path, digest)
+
+        def _unless(self, where: str) -> int:
+            if where == fails_in:
+                asyncio.run_coroutine_threadsafe(asyncio.sleep(0.05), loop).add_done_callback(lambda _: checks.set())
+                raise LoraError(Problem(Code.E_MODULE, "no such module"))
+            return 0
+
+    loop = asyncio.get_running_loop()
+    digest = registry.add(content("a"))
+    registry.served[digest] = content("b")
+    engine = Picky([facts()])
+    if not fails_in:
+        checks.set()
+    async with adapter_tiers(tmp_path, registry, engine=engine) as (tiers, _):
+        leases = [tiers.lease("acme", [digest]) for _ in range(3)]
+        found = await asyncio.gather(*(tiers.bring(lease) for lease in leases), return_exceptions=True)
+        assert [type(error) for error in found] == [DigestMismatch] * 3
+        assert (tiers.residency(), tiers.host_bytes, engine.kept) == ({}, 0, [])
 
 
 async def test_what_the_registry_says_reaches_the_job(tmp_path: Path, registry: FilesRegistry) -> None:
@@ -199,7 +270,7 @@ async def test_restart_finds_adapters_on_disk(tmp_path: Path, registry: FilesReg
         lease = tiers.lease("acme", [digest])
         assert lease.tier is Tier.DISK
         await tiers.bring(lease)
-        assert [stage.stage for stage in lease.stages] == [Stage.VERIFY, Stage.COMPILE]
+        assert {stage.stage for stage in lease.stages} == {Stage.VERIFY, Stage.COMPILE}
     assert registry.downloads[digest] == 1
 
 

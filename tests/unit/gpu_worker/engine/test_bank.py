@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from looksmith.lora import LoraModule, Module, ModuleTable
+from looksmith.lora import Module, ModuleTable
 from services.gpu_worker.engine.bank import BankFull, RowUse, SlotBank, with_bank
-from services.gpu_worker.engine.compiler import AdapterPlan, BlockLayout, CompiledAdapter
+from services.gpu_worker.engine.compiler import AdapterForm, BlockLayout, CompiledAdapter
 
 IN, OUT, RANK = 6, 5, 4
 CPU = torch.device("cpu")
@@ -33,11 +33,8 @@ def table() -> ModuleTable:
 
 
 def adapter(layout: BlockLayout, seed: int) -> CompiledAdapter:
-    modules = tuple(
-        LoraModule("unet", place.path, "linear", layout.rank, 1.0, IN, OUT, (1, 1), "", "") for place in layout.places
-    )
     block = torch.randn(layout.elements, generator=torch.Generator().manual_seed(seed))
-    return CompiledAdapter(AdapterPlan(modules, layout, {}, layout.elements), block)
+    return CompiledAdapter(AdapterForm(layout, (), layout.elements), block)
 
 
 def bank(*, slots: int = 3, rows: int = 4, ranks: tuple[int, ...] = (RANK,)) -> tuple[SlotBank, dict[int, BlockLayout]]:
@@ -49,10 +46,9 @@ def by_hand(model: Tiny, x: Tensor, uses: list[tuple[CompiledAdapter, float]]) -
     """One row's outputs, from the halves."""
     line, point = model(x)
     for used, weight in uses:
-        for module in used.plan.modules:
-            down, up = used.plan.halves(module, used.block)
+        for path, (down, up) in used.unet.items():
             added = x @ down.T @ up.T * weight
-            if module.path.endswith("line"):
+            if path.endswith("line"):
                 line = line + added
             else:
                 point = point + added.transpose(1, 2).unflatten(2, (1, -1))

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from services.gpu_worker.engine.compile_pool import CompilePool
-from services.gpu_worker.engine.compiler import AdapterPlan, BlockLayout, compile_adapter
+from services.gpu_worker.engine.compiler import BlockLayout, CompiledAdapter, compile_adapter, plan_adapter
 from services.gpu_worker.engine.protocol import AdapterBroken
 from tests.unit.gpu_worker.engine import tiny
 
@@ -34,10 +34,13 @@ def file_of(base: Path, folder: Path, *, rank: int = 8, seed: int = 1) -> Path:
     return tiny.write_lora("kohya", tiny.random_lora(base, seed=seed, rank=rank, text_encoder=True), folder)
 
 
-def plan_of(pool: CompilePool, file: Path) -> AdapterPlan:
-    plan = pool.plan(file)
-    assert not isinstance(plan, str), plan
-    return plan
+def compiled(pool: CompilePool, file: Path, digest: str = DIGEST) -> CompiledAdapter:
+    """Compiled or read again, and kept."""
+    adapter = pool.compile(file, digest)
+    assert not isinstance(adapter, str), adapter
+    pool.keep(digest, adapter)
+    until_saved(pool)
+    return adapter
 
 
 def kept(tmp_path: Path) -> list[Path]:
@@ -45,42 +48,69 @@ def kept(tmp_path: Path) -> list[Path]:
 
 
 def until_saved(pool: CompilePool) -> None:
-    pool._helper.submit(os.getpid).result(30)  # behind the saving, in its only process
+    pool._afterwards.submit(int).result(30)  # behind the saving, in its only thread
 
 
 def test_helper_compiles_what_this_process_would_and_reads_it_again(
     pool: CompilePool, base: Path, tmp_path: Path
 ) -> None:
     file = file_of(base, tmp_path / "f", rank=16)
-    plan = plan_of(pool, file)
-    assert plan.rank == 32, "the smallest class that holds all ranks"
-    wanted = compile_adapter(file, plan, torch.zeros(plan.elements)).buffer
-    assert torch.equal(pool.compile(file, DIGEST, plan).buffer, wanted)
-    until_saved(pool)
+    target = pool._target
+    plan = plan_adapter(file, target.table, target.layouts, target.dtype)
+    assert not isinstance(plan, str)
+    assert plan.form.rank == 32, "the smallest class that holds all ranks"
+    with file.open("rb", buffering=0) as opened:
+        wanted = compile_adapter(opened, plan, torch.zeros(plan.form.elements)).buffer
+    assert pool.form(file, DIGEST) == plan.form
+    assert torch.equal(compiled(pool, file).buffer, wanted)
     file.unlink()
-    assert torch.equal(pool.compile(file, DIGEST, plan).buffer, wanted), "from the disk: the file is gone"
+    again = compiled(pool, file)
+    assert torch.equal(again.buffer, wanted), "from the disk: the file is gone"
+    assert pool.form(file, DIGEST) == again.form == plan.form
+
+
+def test_nothing_is_kept_of_a_file_whose_digest_is_not_confirmed(pool: CompilePool, base: Path, tmp_path: Path) -> None:
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    file = file_of(base, tmp_path / "f")
+    for _ in range(3):
+        assert not isinstance(pool.compile(file, DIGEST), str)
+    until_saved(pool)
+    assert kept(tmp_path) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) <= open_before, "what was shared is closed with the adapter"
+
+
+def test_file_that_takes_anothers_place_is_planned_anew(pool: CompilePool, base: Path, tmp_path: Path) -> None:
+    file = file_of(base, tmp_path / "f", rank=8)
+    assert pool.form(file, DIGEST).rank == 8  # type: ignore[union-attr]  # no reason why not
+    file_of(base, tmp_path / "g", rank=32).replace(file)
+    assert compiled(pool, file).form.rank == 32
 
 
 def test_compiled_file_that_rotted_is_compiled_again(pool: CompilePool, base: Path, tmp_path: Path) -> None:
     file = file_of(base, tmp_path / "f")
-    plan = plan_of(pool, file)
-    wanted = pool.compile(file, DIGEST, plan).buffer.clone()
-    until_saved(pool)
+    wanted = compiled(pool, file).buffer.clone()
     (one,) = kept(tmp_path)
-    data = bytearray(one.read_bytes())
-    data[1000] ^= 1
-    one.write_bytes(data)
-    assert torch.equal(pool.compile(file, DIGEST, plan).buffer, wanted)
-    until_saved(pool)
-    one.write_bytes(one.read_bytes()[:-9])
-    assert torch.equal(pool.compile(file, DIGEST, plan).buffer, wanted)
+    whole = one.read_bytes()
+    head = 8 + int.from_bytes(whole[:8], "little")
+    for rotten in (
+        whole[: head + 1000] + bytes([whole[head + 1000] ^ 1]) + whole[head + 1001 :],  # of the weights
+        whole[:10] + b"?" + whole[11:],  # of the description
+        b"\xff" + whole[1:],  # of its length
+        whole[:-9],
+        whole[:5],
+        b"",
+    ):
+        one.write_bytes(rotten)
+        assert pool.form(file, DIGEST) == pool._plan(file)
+        assert torch.equal(compiled(pool, file).buffer, wanted)
+        assert one.read_bytes() == whole, "and kept again"
 
 
 def test_helper_that_dies_is_replaced(pool: CompilePool, base: Path, tmp_path: Path) -> None:
     file = file_of(base, tmp_path / "f")
-    plan = plan_of(pool, file)
+    assert not isinstance(pool.form(file, DIGEST), str)
     os.kill(pool._helper.submit(os.getpid).result(30), signal.SIGKILL)
-    assert pool.compile(file, DIGEST, plan).buffer.any()
+    assert compiled(pool, file).buffer.any()
 
 
 def test_weights_that_are_not_finite_are_refused_and_nothing_is_kept(
@@ -90,9 +120,8 @@ def test_weights_that_are_not_finite_are_refused_and_nothing_is_kept(
     tensors = load_file(file)
     next(t for name, t in tensors.items() if name.endswith("lora_up.weight"))[0, 0] = float("nan")
     save_file(tensors, file)
-    plan = plan_of(pool, file)
     with pytest.raises(AdapterBroken, match="not finite in float32"):
-        pool.compile(file, DIGEST, plan)
+        pool.compile(file, DIGEST)
     until_saved(pool)
     assert kept(tmp_path) == []
 
@@ -103,22 +132,19 @@ def test_least_recently_used_compiled_files_go_when_the_budget_is_spent(
     names = {}
     for seed in (1, 2):
         file = file_of(base, tmp_path / str(seed), rank=32, seed=seed)
-        plan = plan_of(pool, file)
         before = set(kept(tmp_path))
-        pool.compile(file, str(seed) * 64, plan)
-        until_saved(pool)
+        compiled(pool, file, str(seed) * 64)
         names[seed] = (set(kept(tmp_path)) - before).pop()
     size = names[1].stat().st_size
     pool._limit = 2 * size
-    pool.compile(tmp_path / "1" / "kohya.safetensors", "1" * 64, plan)  # used again
-    file = file_of(base, tmp_path / "3", rank=32, seed=3)
-    pool.compile(file, "3" * 64, plan)
-    until_saved(pool)
+    compiled(pool, tmp_path / "1" / "kohya.safetensors", "1" * 64)  # used again
+    compiled(pool, file_of(base, tmp_path / "3", rank=32, seed=3), "3" * 64)
     assert names[1].exists()
     assert not names[2].exists()
 
 
 def test_an_adapter_beyond_the_bank_is_named(pool: CompilePool, base: Path, tmp_path: Path) -> None:
-    plan = pool.plan(file_of(base, tmp_path / "f", rank=64))
-    assert isinstance(plan, str)
-    assert "rank 64" in plan
+    file = file_of(base, tmp_path / "f", rank=64)
+    for reason in (pool.form(file, DIGEST), pool.compile(file, DIGEST)):
+        assert isinstance(reason, str)
+        assert "rank 64" in reason

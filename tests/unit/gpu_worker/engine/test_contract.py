@@ -174,7 +174,7 @@ def test_job_whose_adapter_is_not_placed_is_refused(engine: Engine, files: dict[
 def test_host_form_takes_as_many_bytes_as_were_foretold(engine: Engine, files: dict[str, Path]) -> None:
     adapter = engine.read(files[A], A)
     assert adapter.digest == A
-    assert 0 < adapter.size_bytes <= engine.host_size(files[A])
+    assert 0 < adapter.size_bytes <= engine.host_size(files[A], A)
     assert adapter.kind in engine.places
 
 
