@@ -20,6 +20,7 @@ BARS: dict[str, tuple[str, float]] = {
     "swap_vs_load": (">=", 60),
     "swap_vs_hotswap": (">=", 12),
     "cold_file_vs_load": (">=", 10),
+    "flatness_256": ("<=", 1.1),
     "mixed_vs_serial": (">=", 1.3),
     "mixed_vs_peft_mixed": (">=", 1.1),
     "mixed_vs_one_brand": (">=", 0.95),
@@ -31,10 +32,12 @@ BARS: dict[str, tuple[str, float]] = {
 def measure(parts: list[str], *, model: str, device: str, threads: int, repeats: int) -> dict[str, float]:
     # Heavy: after the arguments are known to be good, and after the number of threads is set
     from benchmarks.batches import batches, many_brands  # noqa: PLC0415
+    from benchmarks.flatness import flatness  # noqa: PLC0415
     from benchmarks.swaps import swaps  # noqa: PLC0415
 
     run: dict[str, Callable[[], dict[str, float]]] = {
         "swaps": lambda: swaps(model, device=device, repeats=repeats),
+        "flatness": lambda: flatness(device=device, repeats=repeats),
         "batches": lambda: batches(threads=threads, repeats=3 * repeats),
         "many": lambda: many_brands(threads=threads, repeats=repeats),
     }

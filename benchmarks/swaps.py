@@ -6,7 +6,6 @@ Adapters are truly different files; weights of the base are random, and shared b
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ import diffusers
 
 from benchmarks.bases import new_model
 from benchmarks.lora_files import random_lora_file
-from benchmarks.measure import interleaved
+from benchmarks.measure import interleaved, timed
 from benchmarks.tiers_alone import DTYPE, SlotsOnly, TiersAlone
 from looksmith.lora import Dialect, packaged_table
 from services.gpu_worker.engine.compiler import BlockLayout
 
 _WARM = 4  # adapters that take turns
-_WRITTEN_S = 1.0  # until what was compiled has been written down, so that this disturbs no other contender
 _GB = 1e9
 
 
@@ -47,20 +45,38 @@ class Diffusers:
         )
 
     def load(self, file: Path) -> float:
-        began = time.perf_counter()
-        self.pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name="brand")
-        self.pipe.set_adapters(["brand"])
-        took = time.perf_counter() - began
+        """Seconds to load an adapter and switch to it; it is then deleted."""
+
+        def load() -> None:
+            self.add(file, "brand")
+            self.switch("brand")
+
+        took = timed(load)
         self.pipe.delete_adapters(["brand"])
         return took
 
-    def hotswap(self, file: Path) -> float:
-        began = time.perf_counter()
-        self.pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name="hot", hotswap=True)
-        return time.perf_counter() - began
+    def add(self, file: Path, name: str) -> None:
+        self.pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name)
 
-    def prepare_hotswap(self, file: Path) -> None:
-        self.pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name="hot")
+    def switch(self, name: str) -> None:
+        self.pipe.set_adapters([name])
+
+    def hotswap(self, file: Path) -> float:
+        """Seconds to replace the one adapter that there is."""
+        return timed(
+            lambda: self.pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name="hot", hotswap=True)
+        )
+
+
+class DiffusersPair:
+    """One pipeline that loads and one that hotswaps, whose layers' wrappers are their own, on the same base weights."""
+
+    def __init__(self, family: str, first: Path, *, device: str) -> None:
+        """``first``: what the hotswapping one begins with."""
+        self.loading = Diffusers(family, device=device)
+        self.hotswapping = Diffusers(family, device="meta")
+        self.hotswapping.pipe.unet.load_state_dict(self.loading.pipe.unet.state_dict(), assign=True)
+        self.hotswapping.add(first, "hot")
 
 
 def swaps(family: str, *, device: str = "cpu", rank: int = 16, repeats: int = 5) -> dict[str, float]:
@@ -86,10 +102,7 @@ def swaps(family: str, *, device: str = "cpu", rank: int = 16, repeats: int = 5)
         theirs_files = files("theirs", _WARM)
         warm, never_seen = files("warm", _WARM), files("never-seen", repeats + 1)
         size = BlockLayout.of(table, rank=rank, dtype=DTYPE).elements * DTYPE.itemsize
-        theirs = Diffusers(family, device=device)
-        hot = Diffusers(family, device="meta")  # its own wrappers, on the other's weights
-        hot.pipe.unet.load_state_dict(theirs.pipe.unet.state_dict(), assign=True)
-        hot.prepare_hotswap(theirs_files[0])
+        theirs = DiffusersPair(family, theirs_files[0], device=device)
         engine = SlotsOnly(family, rank=rank, slots=1, device=device, compiled=folder / "compiled")
         with TiersAlone(
             engine, [*warm, *never_seen], folder=folder / "disk", host_adapters=_WARM + repeats + 1
@@ -100,9 +113,9 @@ def swaps(family: str, *, device: str = "cpu", rank: int = 16, repeats: int = 5)
             medians = interleaved(
                 {
                     "swap": lambda turn: ours.to_slot(known[turn % _WARM]),
-                    "cold_file": lambda turn: ours.to_slot(unknown[turn], then_wait_s=_WRITTEN_S),
-                    "hotswap": lambda turn: hot.hotswap(theirs_files[(turn + 1) % _WARM]),
-                    "load": lambda turn: theirs.load(theirs_files[(turn + 1) % _WARM]),
+                    "cold_file": lambda turn: ours.to_slot(unknown[turn], then_settle=True),
+                    "hotswap": lambda turn: theirs.hotswapping.hotswap(theirs_files[(turn + 1) % _WARM]),
+                    "load": lambda turn: theirs.loading.load(theirs_files[(turn + 1) % _WARM]),
                 },
                 repeats=repeats,
                 what=f"{family} swaps",

@@ -30,6 +30,7 @@ from services.gpu_worker.tiers import AdapterTiers
 
 DTYPE = torch.bfloat16
 _KIND = "slot"
+_SETTLED_S, _MOST_SETTLING_S = 0.5, 120
 
 
 class SlotsOnly:
@@ -40,7 +41,7 @@ class SlotsOnly:
     recipes: Sequence[RecipeFacts] = ()
 
     def __init__(self, family: str, *, rank: int, slots: int, device: str, compiled: Path) -> None:
-        self.device = device
+        self.device, self._compiled = device, compiled
         self.places = {_KIND: slots}
         table = packaged_table(family)
         layouts = {rank: BlockLayout.of(table, rank=rank, dtype=DTYPE)}
@@ -78,6 +79,9 @@ class SlotsOnly:
         if self.device == "cuda":
             torch.cuda.synchronize()
         self._placed = adapter
+
+    def compiled_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self._compiled.iterdir())
 
     def compare(self) -> None:
         """Raises RuntimeError if a slot does not hold what was placed there last."""
@@ -151,11 +155,20 @@ class TiersAlone:
         """Brings an adapter to host memory and no further; it may be on the device as well."""
         self._runner.run(self._use(digest, place=False))
 
-    def to_slot(self, digest: str, *, then_wait_s: float = 0.0) -> float:
+    def to_slot(self, digest: str, *, then_settle: bool = False) -> float:
         """Seconds from the request until a slot holds the adapter, wherever it is; what it holds is then compared."""
         took = self._runner.run(self._use(digest, place=True))
-        time.sleep(then_wait_s)
+        if then_settle:
+            self.settle()
         return took
+
+    def settle(self) -> None:
+        """Waits until what was compiled is written down, so that this disturbs nothing that is timed next."""
+        size, deadline = -1, time.monotonic() + _MOST_SETTLING_S
+        while size != (size := self._engine.compiled_bytes()):
+            if time.monotonic() > deadline:
+                raise TimeoutError("compiled files are still being written")
+            time.sleep(_SETTLED_S)
 
     async def _use(self, digest: str, *, place: bool) -> float:
         began = time.perf_counter()

@@ -135,16 +135,17 @@ class CompilePool:
         with self._lock:
             shared = self._unsaved.pop(adapter, None)
         if shared:
-            self._afterwards.submit(self._finish, digest, adapter.form.described, shared)
+            due = time.monotonic() + _AFTER_S
+            self._afterwards.submit(self._finish, digest, adapter.form.described, shared, due)
 
     def _memory(self, size: int) -> _Shared:
         with self._lock:
             spare, self._spare = self._spare, None
         return spare if spare and spare.size == size else _Shared.new(size)
 
-    def _finish(self, digest: str, described: dict[str, Any], shared: _Shared) -> None:
-        """What a compiled adapter leaves to do once it is in use."""
-        time.sleep(_AFTER_S)
+    def _finish(self, digest: str, described: dict[str, Any], shared: _Shared, due: float) -> None:
+        """What a compiled adapter leaves to do once it is in use. Takes less time than compiling: none piles up."""
+        time.sleep(max(0.0, due - time.monotonic()))
         try:
             self._submit(_save, shared, described, self._kept(digest), self._limit).result()
         except Exception as error:  # noqa: BLE001  # a full disk, say: it will be compiled again
