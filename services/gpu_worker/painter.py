@@ -100,7 +100,7 @@ class _Job:
 
 
 class Painter:
-    """Jobs of one engine. At most one is staged: its adapters are on the device while it waits for room."""
+    """Jobs of one engine. As many as it runs at once are staged: their adapters are on the device before their turn."""
 
     def __init__(
         self, *, name: str, engine_thread: EngineThread, tiers: AdapterTiers, max_queued: int, clock: Clock
@@ -110,22 +110,23 @@ class Painter:
         self._name, self._thread, self._tiers, self._clock = name, engine_thread, tiers, clock
         self._queue: FairQueue[_Job] = FairQueue(limit=max_queued)
         self._jobs: dict[str, _Job] = {}  # all that have not ended
+        self._staged: deque[_Job] = deque()
         self._running: set[str] = set()
         self._last_request: dict[str, str] = {}
         self._room_since_ns = clock()
-        self._changed = asyncio.Event()  # a job became ready, or there is room
+        self._changed = asyncio.Event()  # a job became ready or is staged, or there is room
         self._draining = False
         engine_thread.listen(self._on_events, self._on_failure)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Painter]:
-        stager = asyncio.create_task(self._start_jobs())
+        tasks = [asyncio.create_task(self._stage_jobs()), asyncio.create_task(self._start_jobs())]
         try:
             yield self
         finally:
-            stager.cancel()
-            with suppress(asyncio.CancelledError):
-                await stager
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     # How it is
 
@@ -219,21 +220,38 @@ class Painter:
             job.ready = True
             self._changed.set()
 
-    async def _start_jobs(self) -> None:
-        """Takes jobs in turn. The next one's adapters are placed while the one before it is painted."""
+    async def _stage_jobs(self) -> None:
+        """Takes jobs in turn, and places their adapters while others are painted."""
         while True:
-            while (job := self._queue.take(lambda job: job.ready)) is None:
+            while (job := self._next()) is None:
                 await self._news()
             try:
                 await self._tiers.place(job.lease)
-                while len(self._running) >= self._thread.engine.max_jobs and not job.over:
-                    await self._news()
-                if not job.over:
-                    await self._start(job)
             except Exception as error:  # noqa: BLE001  # the next job must still be taken
                 self._fail(job, error)
             if job.over:
                 self._tiers.release(job.lease)
+            else:
+                self._staged.append(job)
+                self._changed.set()
+
+    def _next(self) -> _Job | None:
+        """The job to stage now; None if none is ready, or enough are staged."""
+        enough = len(self._staged) >= self._thread.engine.max_jobs
+        return None if enough else self._queue.take(lambda job: job.ready)
+
+    async def _start_jobs(self) -> None:
+        """Starts what is staged, in its order, as there is room."""
+        while True:
+            while not self._staged or len(self._running) >= self._thread.engine.max_jobs:
+                await self._news()
+            job = self._staged.popleft()
+            self._changed.set()
+            try:
+                if not job.over:
+                    await self._start(job)
+            except Exception as error:  # noqa: BLE001  # the next job must still be started
+                self._fail(job, error)
 
     async def _news(self) -> None:
         await self._changed.wait()
@@ -252,6 +270,8 @@ class Painter:
         identity = job.engine_job.id
         del self._jobs[identity]
         self._queue.remove(job)
+        with suppress(ValueError):
+            self._staged.remove(job)
         if identity in self._running:
             self._running.remove(identity)
             self._thread.post(lambda: self._thread.engine.stop(identity))

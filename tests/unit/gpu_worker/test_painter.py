@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from looksmith.errors import Internal
 from looksmith.nouns import Tier
 from services.gpu_worker.clock import steady_clock
 from services.gpu_worker.engine.fake import Costs, FakeEngine
-from services.gpu_worker.engine.protocol import EngineJob, ImageReady, ImageTask, JobDone, StepDone
+from services.gpu_worker.engine.protocol import EngineJob, Event, ImageReady, ImageTask, JobDone, StepDone
 from services.gpu_worker.errors import DigestMismatch, Superseded, WorkerDraining, WorkerFull
 from services.gpu_worker.painter import Bound, JobEvent, Painter
 from tests.unit.gpu_worker.worker_parts import FilesRegistry, adapter_tiers, content, engine_job, eventually, facts
@@ -245,3 +245,38 @@ async def test_books_the_work_of_each_router_from_measured_costs(tmp_path: Path,
         assert booked.last_request_id == "j2"
         engine.gate.release(100)
         await running
+
+
+class HeldEngine(FakeEngine):
+    """Runs two jobs at once, and never gets anywhere."""
+
+    max_jobs = 2
+
+    def __init__(self) -> None:
+        super().__init__([facts()])
+        self.started: list[str] = []
+
+    def start(self, job: EngineJob) -> None:
+        self.started.append(job.id)
+
+    def tick(self) -> Sequence[Event]:
+        return ()
+
+
+async def test_adapters_of_as_many_jobs_as_run_at_once_are_placed_before_their_turn(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    engine = HeldEngine()
+    async with painting(tmp_path, registry, engine) as painter:
+        asked = {}
+        for name in "abcdef":
+            digest = registry.add(content(name))
+            asked[digest] = asyncio.create_task(events_of(painter, engine_job(digest, digest, brand=name)))
+        await eventually(lambda: len(engine.placements) == 4)
+        await asyncio.sleep(0.05)
+        assert (len(engine.started), len(engine.placements), painter.queued_jobs) == (2, 4, 4)
+        asked[engine.placements[-1]].cancel()  # another takes its place
+        await eventually(lambda: len(engine.placements) == 5)
+        for task in asked.values():
+            task.cancel()
+        await asyncio.wait(asked.values())
