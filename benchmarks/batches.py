@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
+from PIL.Image import Image
 
 from benchmarks.brands import write_brands
 from benchmarks.measure import interleaved, timed
@@ -131,7 +132,7 @@ class Peft:
     def serial(self, prompts: Sequence[str]) -> None:
         for name, prompt in zip(self._names, prompts, strict=True):
             self.pipe.set_adapters([name])
-            self._paint([prompt])
+            self.generate([prompt])
 
     def mixed(self, prompts: Sequence[str]) -> None:
         self.pipe.set_adapters(self._names)
@@ -142,14 +143,23 @@ class Peft:
 
         hooks = [layer.register_forward_pre_hook(with_names, with_kwargs=True) for layer in self._layers]  # type: ignore[attr-defined]  # layers are modules
         try:
-            self._paint(list(prompts))
+            self.generate(list(prompts))
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def _paint(self, prompts: list[str]) -> None:
-        generators = [torch.Generator().manual_seed(7) for _ in prompts]
-        self.pipe(prompts, num_inference_steps=STEPS, guidance_scale=0.0, generator=generators)
+    def generate(self, prompts: list[str], *, images: int = 1) -> list[Image]:
+        """Pictures, so many of each prompt, of whatever adapters are set."""
+        generators = [torch.Generator().manual_seed(7 + i) for _ in prompts for i in range(images)]
+        made = self.pipe(
+            prompts,
+            num_inference_steps=STEPS,
+            guidance_scale=0.0,
+            generator=generators,
+            num_images_per_prompt=images,
+        )
+        pictures: list[Image] = made.images
+        return pictures
 
 
 def batches(*, threads: int, repeats: int) -> dict[str, float]:

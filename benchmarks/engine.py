@@ -26,6 +26,13 @@ BARS: dict[str, tuple[str, float]] = {
     "mixed_vs_one_brand": (">=", 0.95),
     "bank_vs_base": ("<=", 1.35),
     "interleaved_vs_single": (">=", 0.95),
+    "control_visible_swap_ms": (">=", 150),
+    "rpc_vs_pipeline": (">=", 1.25),
+    "rpc_latency_vs_pipeline": ("<=", 1.05),
+    "sixteen_vs_serial": (">=", 1.5),
+    "cold_brand_extra_ms": ("<=", 300),
+    "budget_2x": (">=", 0.85),
+    "budget_4x": (">=", 0.7),
 }
 
 
@@ -33,12 +40,16 @@ def measure(parts: list[str], *, model: str, device: str, threads: int, repeats:
     # Heavy: after the arguments are known to be good, and after the number of threads is set
     from benchmarks.batches import batches, many_brands  # noqa: PLC0415
     from benchmarks.flatness import flatness  # noqa: PLC0415
+    from benchmarks.hidden_swaps import hidden_swaps  # noqa: PLC0415
+    from benchmarks.service import service  # noqa: PLC0415
     from benchmarks.swaps import swaps  # noqa: PLC0415
 
     run: dict[str, Callable[[], dict[str, float]]] = {
         "swaps": lambda: swaps(model, device=device, repeats=repeats),
         "flatness": lambda: flatness(device=device, repeats=repeats),
+        "hidden": lambda: hidden_swaps(device=device),
         "batches": lambda: batches(threads=threads, repeats=3 * repeats),
+        "service": lambda: service(threads=threads, repeats=repeats),
         "many": lambda: many_brands(threads=threads, repeats=repeats),
     }
     figures: dict[str, float] = {}

@@ -14,18 +14,17 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from benchmarks.lora_files import random_lora_file
+from benchmarks.lora_files import rolled_lora_files
 from benchmarks.measure import interleaved, timed
 from benchmarks.swaps import DiffusersPair
 from benchmarks.tiers_alone import DTYPE, SlotsOnly, TiersAlone
-from looksmith.lora import Dialect, packaged_table
-from looksmith.lora.header import read_header
+from looksmith.lora import packaged_table
 from looksmith.nouns import Tier
 
 FAMILY, RANK = "sdxl", 4
+TABLE = packaged_table(FAMILY)
 #: Brands on a worker's disk, and the slots that they share; 16 of them fit into host memory.
 FLEETS = {2: 1, 16: 4, 64: 16, 256: 64}
 ON_HOST = 16
@@ -54,7 +53,7 @@ def _by_the_bank(folder: Path, device: str, *, repeats: int) -> dict[str, float]
             own = folder / str(brands)
             own.mkdir()
             engine = SlotsOnly(FAMILY, rank=RANK, slots=slots, device=device, compiled=own / "compiled")
-            files = _files(brands, own)
+            files = rolled_lora_files(TABLE, brands, rank=RANK, folder=own, dtype=DTYPE)
             tiers = TiersAlone(engine, files, folder=own / "disk", host_adapters=min(ON_HOST, brands))
             switchers[brands] = _Switcher(stack.enter_context(tiers), slots=slots)
         runs: dict[str, Callable[[int], float]] = {f"from_host_{n}": s.from_host for n, s in switchers.items()}
@@ -103,7 +102,7 @@ class _Switcher:
 
 def _by_diffusers(folder: Path, device: str, *, repeats: int) -> dict[str, float]:
     """With so many adapters resident: to load another, to switch to one that is there; and to hotswap."""
-    files = _files(max(RESIDENTS) + 1, folder)
+    files = rolled_lora_files(TABLE, max(RESIDENTS) + 1, rank=RANK, folder=folder, dtype=DTYPE)
     pair = DiffusersPair(FAMILY, files[0], device=device)
     medians: dict[str, float] = {}
     resident: list[str] = []
@@ -124,17 +123,3 @@ def _by_diffusers(folder: Path, device: str, *, repeats: int) -> dict[str, float
     progress.close()
     medians["diffusers_hotswap"] = statistics.median(pair.hotswapping.hotswap(files[i % 3]) for i in range(repeats))
     return medians
-
-
-def _files(count: int, folder: Path) -> list[Path]:
-    """Adapters that share no tensor: the first one's numbers, each time moved on by another number of places."""
-    first = folder / "0000.safetensors"
-    random_lora_file(packaged_table(FAMILY), rank=RANK, seed=count, dialect=Dialect.DIFFUSERS, file=first, dtype=DTYPE)
-    start = read_header(first).data_start
-    data = np.fromfile(first, np.uint16, offset=start)
-    head = first.read_bytes()[:start]
-    files = [first]
-    for index in tqdm(range(1, count), desc=f"{count} files written", disable=None):
-        files.append(folder / f"{index:04d}.safetensors")
-        files[-1].write_bytes(head + np.roll(data, 12_345 * index).tobytes())
-    return files

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from looksmith.lora import Dialect, ModuleTable, pack
-from looksmith.lora.header import LENGTH_BYTES, METADATA
+from looksmith.lora.header import LENGTH_BYTES, METADATA, read_header
 from models.studio import dialects
 from models.studio.dialects import Lora
 
@@ -83,3 +84,18 @@ def random_lora_file(
         if layer.kind == "linear" and ".attentions." in path and can_hold(dialect, "unet", path)
     }
     return write_lora(Lora(rank, float(rank), unet, {}, dtype), dialect, file)
+
+
+def rolled_lora_files(
+    table: ModuleTable, count: int, *, rank: int, folder: Path, dtype: torch.dtype = torch.float16
+) -> list[Path]:
+    """Adapters that share no tensor, quickly made: the first one's numbers, each time moved on by other places."""
+    first = folder / "0000.safetensors"
+    random_lora_file(table, rank=rank, seed=count, dialect=Dialect.DIFFUSERS, file=first, dtype=dtype)
+    start = read_header(first).data_start
+    head, data = first.read_bytes()[:start], np.fromfile(first, np.uint16, offset=start)
+    files = [first]
+    for index in tqdm(range(1, count), desc=f"{count} files written", disable=None):
+        files.append(folder / f"{index:04d}.safetensors")
+        files[-1].write_bytes(head + np.roll(data, 12_345 * index).tobytes())
+    return files

@@ -212,7 +212,7 @@ async def local_stack(
         )
         for name, address in (("registry", running.registry), ("router", running.router)):
             async with grpc.aio.insecure_channel(address) as channel:
-                await ready(name, partial(_is_serving, channel))
+                await ready(name, partial(is_serving, channel))
         async with grpc.aio.insecure_channel(running.router) as channel:
             for name in worker_ports:
                 await ready(name, partial(_has_joined, channel, name))
@@ -223,7 +223,8 @@ def _has_said(line: str, log: Path) -> bool:
     return line in log.read_text(errors="replace")
 
 
-async def _is_serving(channel: grpc.aio.Channel) -> bool:
+async def is_serving(channel: grpc.aio.Channel) -> bool:
+    """Whether a server's health says so."""
     stub = health_pb2_grpc.HealthStub(channel)
     with suppress(grpc.aio.AioRpcError):
         answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)  # type: ignore[attr-defined]  # untyped
