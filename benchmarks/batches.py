@@ -134,6 +134,13 @@ class Peft:
             self.pipe.set_adapters([name])
             self.generate([prompt])
 
+    def fused(self, prompts: Sequence[str]) -> None:
+        """One after the other, each adapter merged into the weights before its picture and taken out after it."""
+        for name, prompt in zip(self._names, prompts, strict=True):
+            self.pipe.fuse_lora(adapter_names=[name])
+            self.generate([prompt])
+            self.pipe.unfuse_lora()
+
     def mixed(self, prompts: Sequence[str]) -> None:
         self.pipe.set_adapters(self._names)
         names = self._names
@@ -194,6 +201,7 @@ def batches(*, threads: int, repeats: int) -> dict[str, float]:
                 "one_brand": in_bank([["voltage"]] * BATCH),
                 "base": in_bank([[]] * BATCH),
                 "serial": by_diffusers(peft.serial),
+                "fused": by_diffusers(peft.fused),
                 "peft_mixed": by_diffusers(peft.mixed),
             },
             repeats=repeats,
@@ -202,6 +210,7 @@ def batches(*, threads: int, repeats: int) -> dict[str, float]:
     return {
         **{f"batch_{contender}_ms": seconds * 1e3 for contender, seconds in medians.items()},
         "mixed_vs_serial": medians["serial"] / medians["mixed"],
+        "mixed_vs_fused": medians["fused"] / medians["mixed"],
         "mixed_vs_peft_mixed": medians["peft_mixed"] / medians["mixed"],
         "mixed_vs_one_brand": medians["one_brand"] / medians["mixed"],
         "bank_vs_base": medians["mixed"] / medians["base"],
