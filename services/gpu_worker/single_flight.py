@@ -24,6 +24,9 @@ class SingleFlight(Generic[T]):
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return asyncio.shield(task)
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._tasks
+
     async def close(self) -> None:
         """Ends what is under way."""
         tasks = list(self._tasks.values())

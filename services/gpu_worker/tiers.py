@@ -155,11 +155,14 @@ class AdapterTiers:
             if digest in self._device:
                 self._device.move_to_end(digest)
                 continue
+            if not lease.holds_device:  # its job has ended meanwhile
+                return
             if digest not in self._host:  # it was on the device when the lease was taken, and has been evicted
                 self._release_host(lease)
                 await self.bring(lease)
             adapter = self._host[digest]
-            await self._make_place(adapter.kind)
+            if not await self._make_place(lease, adapter.kind):
+                return
 
             def copy(adapter: HostAdapter = adapter) -> StageTime:
                 start = self._clock()
@@ -217,8 +220,9 @@ class AdapterTiers:
         with self._disk.pinned(digest):
             if self._disk.size_of(digest) is None:
                 with lease.stage(Stage.FETCH):
-                    fetching = self._flights.join((Stage.FETCH, digest), partial(self._fetch, lease.brand, digest))
-                    lease.fetched_bytes += await fetching
+                    mine = (Stage.FETCH, digest) not in self._flights
+                    fetched = await self._flights.join((Stage.FETCH, digest), partial(self._fetch, lease.brand, digest))
+                    lease.fetched_bytes += fetched if mine else 0
             if self._disk.needs_check(digest):
                 checks.append(asyncio.create_task(self._check(lease, digest)))
             if digest not in self._host_sizes:
@@ -339,15 +343,18 @@ class AdapterTiers:
 
     # Host to device
 
-    async def _make_place(self, kind: str) -> None:
-        """Waits for running jobs where they hold all places of this kind."""
+    async def _make_place(self, lease: Lease, kind: str) -> bool:
+        """Waits for running jobs where they hold all places of this kind. False: the lease has been released."""
         places = self._thread.engine.places[kind]
         while sum(taken == kind for taken in self._device.values()) >= places:
+            if not lease.holds_device:
+                return False
             if victim := self._device_victim(kind):
                 await self._evict_from_device(victim)
             else:
                 self._freed.clear()
                 await self._freed.wait()
+        return True
 
     def _device_victim(self, kind: str) -> str | None:
         """Least recently used, wanted by no waiting job if there is such a one. None: running jobs hold them all."""

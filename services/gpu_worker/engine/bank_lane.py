@@ -176,11 +176,19 @@ class BankLane:
             if picture.done:
                 done.append(picture)
             elif job.preview_every and picture.step % job.preview_every == 0 and picture.foreseen is not None:
-                (pixels,) = self._decode([picture.foreseen])
-                events.append(PreviewReady(job.id, task.image, picture.step, pixels))
+                events.append(self._preview(running, task, picture, picture.foreseen))
         for together in _decoded_together(done):
             events += self._finish({picture: owners[picture] for picture in together})
         return events
+
+    def _preview(
+        self, running: _Running, task: ImageTask, picture: Picture, foreseen: Tensor
+    ) -> PreviewReady | JobFailed:
+        try:
+            (pixels,) = self._decode([foreseen])
+        except Exception as error:  # noqa: BLE001  # as in _begin
+            return self._fail(running, error)
+        return PreviewReady(running.job.id, task.image, picture.step, pixels)
 
     def _finish(self, done: Mapping[Picture, _Running]) -> list[Event]:
         """Decodes pictures in one batch, those of jobs that have failed meanwhile left out."""

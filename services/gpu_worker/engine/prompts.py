@@ -6,6 +6,7 @@ slots or rows.
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,9 +36,8 @@ class PromptEncoder:
     def __init__(self, pipe: StableDiffusionPipeline, table: ModuleTable, *, remembered: int = _REMEMBERED) -> None:
         encoder = shared_copy(pipe.text_encoder)
         self._layers = _adapted_layers(encoder, table)
-        self._pipe = StableDiffusionPipeline(
-            **{**pipe.components, "text_encoder": encoder}, requires_safety_checker=False
-        )
+        self._pipe = copy.copy(pipe)  # not made anew: its scheduler, whichever that is now, would be judged again
+        self._pipe.text_encoder = encoder
         self._device = pipe.device
         self._limit = remembered
         self._memory: OrderedDict[object, Tensor] = OrderedDict()

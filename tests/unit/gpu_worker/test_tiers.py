@@ -63,6 +63,7 @@ async def test_a_hundred_jobs_at_once_fetch_a_file_once(tmp_path: Path, registry
         assert all(await asyncio.gather(*waiting))
     assert registry.downloads[digest] == 1
     assert all(Stage.FETCH in {stage.stage for stage in lease.stages} for lease in leases), "all of them waited for it"
+    assert sum(lease.fetched_bytes for lease in leases) == 100, "and one of them paid"
 
 
 async def test_a_job_that_leaves_does_not_end_the_fetch_that_others_wait_for(
@@ -260,6 +261,23 @@ async def test_a_job_waits_while_running_jobs_hold_all_slots(tmp_path: Path, reg
         assert tiers.residency()[b] is Tier.DEVICE
         assert tiers.slots_used == 1
         tiers.release(next_one)
+
+
+async def test_a_lease_released_while_it_waits_for_a_slot_makes_nobody_leave(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    a, b = (registry.add(content(name)) for name in "ab")
+    async with adapter_tiers(tmp_path, registry, slots=1) as (tiers, _):
+        running, waiting = tiers.lease("acme", [a]), tiers.lease("acme", [b])
+        for lease in (running, waiting):
+            await tiers.bring(lease)
+        await tiers.place(running)
+        placing = asyncio.create_task(tiers.place(waiting))
+        await asyncio.sleep(0.05)
+        tiers.release(waiting)
+        await placing
+        tiers.release(running)
+        assert tiers.residency()[a] is Tier.DEVICE
 
 
 async def test_restart_finds_adapters_on_disk(tmp_path: Path, registry: FilesRegistry) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from models.studio.dialects import Lora
 from services.gpu_worker.clock import steady_clock
 from services.gpu_worker.engine.bank_engine import BankEngine
+from services.gpu_worker.engine.bank_lane import BankLane
 from services.gpu_worker.engine.protocol import (
     EngineJob,
     Event,
@@ -20,6 +22,7 @@ from services.gpu_worker.engine.protocol import (
     ImageTask,
     JobDone,
     JobFailed,
+    Pixels,
     StepDone,
     WeightedAdapter,
 )
@@ -231,3 +234,21 @@ def test_batch_is_smaller_in_the_step_after_jobs_were_stopped(engine: BankEngine
         engine.stop("goes")
         engine.tick()
         assert passes[-1] == ["stays"]
+
+
+def test_preview_that_can_t_be_decoded_fails_its_own_job_alone(
+    engine: BankEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = BankLane._decode
+
+    def lost(lane: BankLane, latents: Sequence[Tensor]) -> list[Pixels]:
+        if any(one is picture.foreseen for picture in lane._batcher.pictures for one in latents):
+            raise RuntimeError("device lost")
+        return decode(lane, latents)
+
+    undisturbed = run(engine, job("plain")).pictures
+    monkeypatch.setattr(BankLane, "_decode", lost)
+    told = run(engine, job("plain"), job("looked at", preview_every=2))
+    assert {name: str(error) for name, error in told.failed.items()} == {"looked at": "device lost"}
+    assert told.pictures == undisturbed
+    assert told.done == {"plain"}
