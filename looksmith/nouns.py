@@ -64,6 +64,19 @@ def is_digest(pick: int | str) -> bool:
     return isinstance(pick, str) and bool(_DIGEST.fullmatch(pick))
 
 
+class Action(StrEnum):
+    """What a token can be allowed."""
+
+    READ = "read"
+    """See records and histories, resolve references, download files."""
+    PUBLISH = "publish"
+    """Add versions, and move aliases that are not protected."""
+    PROMOTE = "promote"
+    """Move protected aliases, and yank versions."""
+    MANAGE = "manage"
+    """Change and delete brands' records."""
+
+
 class Tier(IntEnum):
     """Where an adapter is, fastest first."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from looksmith.cli import demo, fleet, painting, publishing, up
+from looksmith.cli import access, demo, fleet, painting, publishing, up
 
 HELP = """Publish brands' LoRA adapters, paint with them, and see where and how fast it was done.
 
@@ -26,6 +26,8 @@ for command, example in (
     (publishing.brands, "looksmith brands --json"),
     (publishing.adapters, "looksmith adapters inkwell"),
     (publishing.promote, "looksmith promote inkwell/house-style@2 --reason 'the client signed it off'"),
+    (publishing.yank, "looksmith yank inkwell/house-style@2 --reason 'the old logo' --replacement 3"),
+    (access.token, "looksmith token acme-studio --brand 'acme-*' --action read --action publish"),
     (fleet.workers, "looksmith workers --routers 127.0.0.1:7400"),
     (fleet.explain, "looksmith explain inkwell"),
 ):

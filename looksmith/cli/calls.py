@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Annotated, Any, TypeVar
 
 import grpc
@@ -14,6 +15,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from looksmith.channel import adding, bearer
 from looksmith.cli.terminal import Problem, one_line_errors
 from looksmith.client import CHANNEL_OPTIONS
 from looksmith.errors import DeadlineExceeded, Unavailable, Unimplemented, error_from_rpc
@@ -69,12 +71,18 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 @asynccontextmanager
-async def connected(address: str) -> AsyncIterator[grpc.aio.Channel]:
+async def connected(address: str, *, token: str = "") -> AsyncIterator[grpc.aio.Channel]:
     """A channel to the first of ``address``; errors inside it say whether that could be reached at all."""
     first = address.partition(",")[0]
     with reaching(first):
-        async with grpc.aio.insecure_channel(first, options=CHANNEL_OPTIONS) as channel:
+        interceptors = adding(lambda: bearer(token))
+        async with grpc.aio.insecure_channel(first, options=CHANNEL_OPTIONS, interceptors=interceptors) as channel:
             yield channel
+
+
+def to_registry(address: str) -> AbstractAsyncContextManager[grpc.aio.Channel]:
+    """A channel to a registry, which is shown the token of LOOKSMITH_TOKEN: an option would be seen by all users."""
+    return connected(address, token=os.environ.get("LOOKSMITH_TOKEN", ""))
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Commands about what is published: publish, brands, adapters, promote."""
+"""Commands about what is published: publish, brands, adapters, promote, yank."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import grpc
 import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn
 
+from looksmith.cli import checking
 from looksmith.cli.calls import (
     REGISTRY_DEFAULT,
     AdapterName,
@@ -16,12 +18,12 @@ from looksmith.cli.calls import (
     Registry,
     answer,
     as_dict,
-    connected,
     parse_ref,
     run,
+    to_registry,
 )
 from looksmith.cli.tables import table
-from looksmith.cli.terminal import Problem, note, out, print_json, progress, say
+from looksmith.cli.terminal import Problem, note, one_line_errors, out, print_json, progress, say
 from looksmith.errors import error_from_rpc
 from looksmith.lora import LoraError
 from looksmith.publisher import publish as publish_adapter
@@ -29,12 +31,18 @@ from looksmith.v1 import adapter_pb2, brand_pb2, brand_pb2_grpc, registry_pb2, r
 
 #: Records asked for at a time: the most that the registry gives.
 PAGE = 1000
+#: Adapters whose versions are asked for at the same time.
+LISTS_AT_ONCE = 8
 
 
 def publish(
-    adapter: Annotated[str, typer.Argument(help="BRAND/ADAPTER.")],
-    path: Annotated[Path, typer.Argument(exists=True, help="A .safetensors file or a peft folder.")],
+    adapter: Annotated[str, typer.Argument(help="BRAND/ADAPTER.")] = "",
+    path: Annotated[Path | None, typer.Argument(exists=True, help="A .safetensors file or a peft folder.")] = None,
     *,
+    check: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="Only say what this file or folder is, or why it would be refused; no server."),
+    ] = None,
     family: Annotated[str, typer.Option(help="Family of the base it was trained for.")] = "studio",
     alias: Annotated[
         list[str] | None, typer.Option(help="Alias that shall name this version; may be repeated.")
@@ -49,13 +57,21 @@ def publish(
     into production; a later one goes there with --alias production, or with promote. A brand that has no record gets
     one, with this adapter as its look.
     """
+    if check:
+        with one_line_errors():
+            if adapter:
+                raise Problem("--check takes the file or folder, and no BRAND/ADAPTER beside it", 2)
+            checking.check(check, family=family, json=json)
+        return
 
     async def work() -> None:
+        if path is None:
+            raise Problem("write BRAND/ADAPTER and the file or folder to publish, or --check and the file", 2)
         ref = parse_ref(adapter)
         if {"@", ":"} & set(adapter):
             raise Problem(f"write {ref.brand}/{ref.adapter}: the registry numbers versions, --alias names them", 2)
         bar = progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), quiet=json)
-        async with connected(registry) as channel:
+        async with to_registry(registry) as channel:
             await ensure_brand(channel, ref.brand, ref.adapter)
             with bar:
                 task = bar.add_task(f"{ref.brand}/{ref.adapter}", total=None)
@@ -102,7 +118,7 @@ def brands(*, registry: Registry = REGISTRY_DEFAULT, json: Json = False) -> None
     """List the brands, each with the adapters that its pictures get unless a request names others."""
 
     async def work() -> None:
-        async with connected(registry) as channel:
+        async with to_registry(registry) as channel:
             stub = brand_pb2_grpc.BrandServiceStub(channel)
             request = brand_pb2.ListBrandsRequest(page_size=PAGE)
             listed = await answer(stub.ListBrands(request, timeout=10))
@@ -129,10 +145,10 @@ def adapters(
     registry: Registry = REGISTRY_DEFAULT,
     json: Json = False,
 ) -> None:
-    """List adapters, their newest versions, and which version each alias names."""
+    """List adapters, their newest versions, which version each alias names, and the versions that were withdrawn."""
 
     async def work() -> None:
-        async with connected(registry) as channel:
+        async with to_registry(registry) as channel:
             stub = registry_pb2_grpc.AdapterRegistryServiceStub(channel)
             request = registry_pb2.ListAdaptersRequest(brand=brand, page_size=PAGE)
             listed = await answer(stub.ListAdapters(request, timeout=10))
@@ -141,16 +157,43 @@ def adapters(
                 page = await answer(stub.ListAdapters(request, timeout=10))
                 listed.adapters.extend(page.adapters)
                 listed.next_page_token = page.next_page_token
+            turns = asyncio.Semaphore(LISTS_AT_ONCE)
+            yanked = await asyncio.gather(*(_yanked(stub, each, turns) for each in listed.adapters))
         if json:
-            print_json(as_dict(listed))
+            document = as_dict(listed)
+            for each, versions in zip(document["adapters"], yanked, strict=True):
+                each["yanked_versions"] = versions
+            print_json(document)
             return
         rows = [
-            (f"{a.brand}/{a.name}", a.latest_version, ", ".join(f"{x.name}={x.version}" for x in a.aliases))
-            for a in listed.adapters
+            (
+                f"{a.brand}/{a.name}",
+                a.latest_version,
+                ", ".join(f"{x.name}={x.version}{' (yanked)' if x.version in versions else ''}" for x in a.aliases),
+                ", ".join(map(str, versions)),
+            )
+            for a, versions in zip(listed.adapters, yanked, strict=True)
         ]
-        out.print(table(("adapter", "newest", "aliases"), rows))
+        columns = ("adapter", "newest", "aliases", "yanked")
+        shown = len(columns) if any(yanked) else len(columns) - 1
+        out.print(table(columns[:shown], [row[:shown] for row in rows]))
 
     run(work())
+
+
+async def _yanked(
+    stub: registry_pb2_grpc.AdapterRegistryServiceAsyncStub, adapter: adapter_pb2.Adapter, turns: asyncio.Semaphore
+) -> list[int]:
+    """The withdrawn versions of an adapter, oldest first."""
+    request = registry_pb2.ListAdapterVersionsRequest(brand=adapter.brand, adapter=adapter.name, page_size=PAGE)
+    found: list[int] = []
+    async with turns:
+        while True:
+            page = await answer(stub.ListAdapterVersions(request, timeout=10))
+            found += (v.version for v in page.versions if v.state == adapter_pb2.ADAPTER_VERSION_STATE_YANKED)
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return sorted(found)
 
 
 def promote(
@@ -162,10 +205,50 @@ def promote(
     """Put a version into production: what the brand's next pictures are painted with."""
 
     async def work() -> None:
-        async with connected(registry) as channel:
+        async with to_registry(registry) as channel:
             stub = registry_pb2_grpc.AdapterRegistryServiceStub(channel)
             request = registry_pb2.PromoteAdapterRequest(ref=parse_ref(adapter), reason=reason)
             done = await answer(stub.PromoteAdapter(request, timeout=30))
         say(f"production is now version {done.alias.version} (was {done.previous_version or 'unset'})")
+
+    run(work())
+
+
+def yank(
+    adapter: Annotated[str, typer.Argument(help="BRAND/ADAPTER@VERSION.")],
+    *,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")],
+    replacement: Annotated[
+        int | None, typer.Option(min=1, help="Version that the aliases of the withdrawn one shall name instead.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Withdraw it though aliases name it; they are refused from then on.")
+    ] = False,
+    registry: Registry = REGISTRY_DEFAULT,
+) -> None:
+    """Withdraw a version: no new request is painted with it, and no alias can be moved to it.
+
+    Requests that were accepted before are finished. The file stays, and so does the version in lists and the history.
+    A version that an alias names is withdrawn only with --replacement or --force.
+    """
+
+    async def work() -> None:
+        ref = parse_ref(adapter)
+        if ref.WhichOneof("pick") != "version":
+            raise Problem(f"{adapter!r} names no version by its number: write {ref.brand}/{ref.adapter}@VERSION", 2)
+        request = registry_pb2.YankAdapterVersionRequest(
+            brand=ref.brand,
+            adapter=ref.adapter,
+            version=ref.version,
+            replacement=replacement or 0,
+            force=force,
+            reason=reason,
+        )
+        async with to_registry(registry) as channel:
+            stub = registry_pb2_grpc.AdapterRegistryServiceStub(channel)
+            done = await answer(stub.YankAdapterVersion(request, timeout=30))
+        v = done.version
+        aliases = f"; its aliases name version {replacement}" if replacement else ""
+        say(f"{v.brand}/{v.adapter}@{v.version} is withdrawn{aliases}")
 
     run(work())

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from looksmith.lora import strict_json
 from looksmith.lora.dialects import DIFFUSERS_CONFIG_KEY, PEFT_CONFIG_KEY, Dialect, Pair, Reading, recognise
 from looksmith.lora.errors import Code, LoraError, Problem, refusal, shown
 from looksmith.lora.floats import SCALAR_DTYPES, WEIGHT_DTYPES
 from looksmith.lora.header import Header
 from looksmith.lora.limits import Limits
-from looksmith.lora.peft_config import PeftConfig, checked_alpha, peft_config
+from looksmith.lora.peft_config import PeftConfig, checked_alpha, peft_config, read_config
 from looksmith.lora.tables import COMPONENTS, Module, ModuleTable
 
 _CROSS_ATTENTION = re.compile(r"attn2[._]to_[kv]$")  # in dotted and flattened names
@@ -64,15 +63,16 @@ class Plan:
 
         Args:
             scalars: values of the tensors named in alpha_tensors, and of any others.
-            limits: the largest scale that may come out.
+            limits: the scales that may come out.
 
         Raises:
             LoraError: E_ALPHA.
         """
         modules = tuple(self._with_alpha(module, scalars) for module in self.modules)
         for module in modules:
-            if module.scale > limits.scale:
-                what = f"{module.name} has alpha {module.alpha:g} at rank {module.rank}, a scale above {limits.scale:g}"
+            if not limits.least_scale <= module.scale <= limits.scale:
+                side = f"above {limits.scale:g}" if module.scale > 1 else f"below {limits.least_scale:g}"
+                what = f"{module.name} has alpha {module.alpha:g} at rank {module.rank}, a scale {side}"
                 raise refusal(Code.E_ALPHA, what, module.name)
         return modules
 
@@ -99,6 +99,8 @@ def canonicalise(header: Header, table: ModuleTable, limits: Limits) -> Plan:
     modules: dict[str, LoraModule] = {}
     alpha_tensors: dict[str, str] = {}
     for pair in reading.pairs:
+        if len(problems) >= limits.problems:
+            break
         component = pair.component or peft_component
         find = table.find_flat if reading.dialect is Dialect.KOHYA else table.find
         found = find(component, pair.module)
@@ -175,11 +177,11 @@ def _misfit(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> Probl
 def _configs(reading: Reading, metadata: Mapping[str, str]) -> Mapping[str, PeftConfig]:
     """The LoraConfig of each component; empty where alpha is the rank, or in tensors."""
     if reading.dialect is Dialect.PEFT:
-        config = peft_config(strict_json.loads(metadata[PEFT_CONFIG_KEY], PEFT_CONFIG_KEY), PEFT_CONFIG_KEY)
+        config = peft_config(read_config(metadata[PEFT_CONFIG_KEY], PEFT_CONFIG_KEY), PEFT_CONFIG_KEY)
         return dict.fromkeys(COMPONENTS, config)
     if DIFFUSERS_CONFIG_KEY not in metadata:
         return {}
-    fields = strict_json.loads(metadata[DIFFUSERS_CONFIG_KEY], DIFFUSERS_CONFIG_KEY)
+    fields = read_config(metadata[DIFFUSERS_CONFIG_KEY], DIFFUSERS_CONFIG_KEY)
     if not isinstance(fields, dict):
         raise refusal(Code.E_FORMAT, f"{DIFFUSERS_CONFIG_KEY} is not a JSON object", DIFFUSERS_CONFIG_KEY)
     by_component: dict[str, dict[str, object]] = {}
@@ -218,7 +220,7 @@ def _refuse_other_base(reading: Reading, table: ModuleTable) -> None:
     widths = {
         pair.down.shape[1]
         for pair in reading.pairs
-        if _CROSS_ATTENTION.search(pair.module) and len(pair.down.shape) > 1
+        if "attn2" in pair.module and _CROSS_ATTENTION.search(pair.module) and len(pair.down.shape) > 1
     }
     if widths and table.context_widths and not widths & table.context_widths:
         width, own = min(widths), min(table.context_widths)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 from typing import Literal
 
 from looksmith.lora.errors import Code, Problem, refusal
@@ -68,7 +69,7 @@ class Reading:
     problems: tuple[Problem, ...]
 
 
-# What other methods call their tensors. Searched first, so that the refusal says what the file is.
+# What other methods call their tensors. Searched in names of no dialect, so that the refusal says what the file is.
 _OTHER_METHODS = {
     r"\.hada_": "LoHa",
     r"\.lokr_": "LoKr",
@@ -86,10 +87,10 @@ _OTHER_METHODS = {
     r"^bundle_emb|^clip_[lg]$": "textual inversion",
     r"^lora_controlnet$": "Control-LoRA",
 }
-_TRANSFORMERS = (
-    r"^(transformer\.|diffusion_model\.|lora_transformer_|lycoris_|lora_te3_)",
-    r"(double|single)_(transformer_)?blocks",
-)
+_SEARCHED = 1000  # names; where a method is at work, most of its names tell, and megabytes of others would take long
+# Plain text: it is searched for in all names, where an expression would take as long as all the rest.
+_TRANSFORMER_PREFIXES = ("transformer.", "diffusion_model.", "lora_transformer_", "lycoris_", "lora_te3_")
+_TRANSFORMER_BLOCKS = ("double_blocks", "single_blocks", "double_transformer_blocks", "single_transformer_blocks")
 
 _KOHYA = re.compile(r"(lora_unet|lora_te|lora_te1|lora_te2)_([^.]+)\.(lora_down\.weight|lora_up\.weight|alpha)")
 _KOHYA_COMPONENTS = {
@@ -100,7 +101,7 @@ _KOHYA_COMPONENTS = {
 }
 _PEFT = re.compile(r"base_model\.model\.(.+)\.(lora_A|lora_B)\.weight")
 _DIFFUSERS = re.compile(
-    r"(unet|text_encoder|text_encoder_2)\.(.+?)\."
+    r"(unet|text_encoder|text_encoder_2)\.(.+)\."
     r"(?:(lora_A|lora_B)|(?:lora_linear_layer|lora)\.(down|up)|to_([qkv]|out)_lora\.(down|up))\.weight"
 )
 _HALVES: Mapping[str, Half] = {
@@ -141,20 +142,23 @@ def recognise(header: Header) -> Reading:
     Raises:
         LoraError: E_UNSUPPORTED, E_BASE (a LoRA for a transformer), E_FORMAT or E_ALPHA_MISSING.
     """
-    _refuse_other_methods(header.tensors)
+    parsed = {name: parse_key(name) for name in header.tensors}
+    keys = {name: key for name, key in parsed.items() if key}
+    unknown = [name for name in parsed if name not in keys]
+    _refuse_other_methods(unknown[:_SEARCHED])
+    _refuse_transformers(parsed, unknown)
+    if unknown:
+        raise refusal(Code.E_FORMAT, f"tensor {unknown[0]} is not named in any dialect of LoRA files", unknown[0])
     dialects: set[Dialect] = set()
     modules: dict[tuple[str | None, str], dict[Half, TensorInfo]] = {}
     problems: list[Problem] = []
-    for name, tensor in header.tensors.items():
-        key = parse_key(name)
-        if key is None:
-            raise refusal(Code.E_FORMAT, f"tensor {name} is not named in any dialect of LoRA files", name)
+    for name, key in keys.items():
         dialects.add(key.dialect)
         halves = modules.setdefault((key.component, key.module), {})
         if key.half in halves:
             twice = f"tensors {halves[key.half].name} and {name} are the same half of one module"
             problems.append(Problem(Code.E_PAIR, twice, name))
-        halves[key.half] = tensor
+        halves[key.half] = header.tensors[name]
     dialect = _one_dialect(dialects)
     _check_config_is_in_place(dialect, header.metadata)
     pairs: list[Pair] = []
@@ -172,13 +176,15 @@ def _refuse_other_methods(names: Iterable[str]) -> None:
     for pattern, method in _OTHER_METHODS.items():
         if name := _first_line(pattern, lines):
             raise refusal(Code.E_UNSUPPORTED, f"tensor {name} shows that this is {method}", name)
-    for pattern in _TRANSFORMERS:
-        if name := _first_line(pattern, lines):
-            raise refusal(
-                Code.E_BASE,
-                f"tensor {name} adapts a transformer (FLUX, SD3 and the like), not a Stable Diffusion UNet",
-                name,
-            )
+
+
+def _refuse_transformers(names: Iterable[str], unknown: Iterable[str]) -> None:
+    lines = "\n".join(names)
+    blocks = (_first_line(block, lines) for block in _TRANSFORMER_BLOCKS if block in lines)
+    others = (name for name in unknown if name.startswith(_TRANSFORMER_PREFIXES))
+    if name := next(chain(blocks, others), ""):
+        what = f"tensor {name} adapts a transformer (FLUX, SD3 and the like), not a Stable Diffusion UNet"
+        raise refusal(Code.E_BASE, what, name)
 
 
 def _first_line(pattern: str, lines: str) -> str:

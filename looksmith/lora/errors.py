@@ -154,5 +154,6 @@ def refusal(code: Code, what: str, subject: str = "") -> LoraError:
 
 def shown(text: object) -> str:
     """Hostile text as it may appear in a message: quoted, ASCII only, at most about 100 characters."""
-    quoted = ascii(text)
-    return quoted if len(quoted) <= 100 else f"{quoted[:80]}...({len(quoted)} characters)"
+    quoted = ascii(text[:100] if isinstance(text, str) else text)  # all of a text could take megabytes
+    length = len(text) if isinstance(text, str) else len(quoted)
+    return quoted if len(quoted) <= 100 else f"{quoted[:80]}...({length} characters)"

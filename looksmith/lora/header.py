@@ -15,13 +15,17 @@ from looksmith.lora import strict_json
 from looksmith.lora.errors import Code, refusal, shown
 
 LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 8 << 20  # 20 000 entries need 3 MiB
+MAX_HEADER_BYTES = 4 << 20  # 6000 entries and metadata need 3 MiB; one emoji makes all of it 16 MiB in Python
 MAX_METADATA_BYTES = 1 << 20
-MAX_TENSORS = 20_000  # an SDXL LoRA of every layer has some 5 000
+MAX_TENSORS = 6_000  # an SDXL LoRA of every layer has some 3 200
 MAX_DIMENSIONS = 8
-MAX_COMMAS = 16 * MAX_TENSORS  # outside of strings; an entry has at most 11, and metadata are a few hundred lines
 NAME = re.compile(r"[A-Za-z0-9_.\-]{1,256}")
 METADATA = "__metadata__"
+
+#: Most of each sign outside of strings: what MAX_TENSORS entries of five dimensions have, and room for metadata. Every
+#: value costs one of them, so that a header that keeps to them is parsed in some 10 MiB.
+MAX_SIGNS = {b"{": MAX_TENSORS + 2, b"[": 2 * MAX_TENSORS, b":": 5 * MAX_TENSORS, b",": 9 * MAX_TENSORS}
+MAX_QUOTES = 12 * MAX_TENSORS  # escaped ones aside; an entry has ten
 
 # Possessive, and content with a string that never ends, so that no header makes it go over the same bytes twice.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
@@ -44,6 +48,7 @@ OTHER_FORMATS = {
     b"\x89HDF\r\n\x1a\n": "an HDF5 file",
     b"GGUF": "a GGUF file",
     b"version ": "a Git LFS pointer and not the file itself",
+    **dict.fromkeys((b"<!DOCTYP", b"<!doctyp", b"<html"), "a web page, as sites send where one must log in"),
 }
 
 
@@ -101,9 +106,11 @@ def parse_header(text: bytes, file_bytes: int) -> Header:
     """
     if not text.startswith(b"{"):
         raise refusal(Code.E_MAGIC, f"the file is not a safetensors file: byte 8 is {shown(text[:1])}, not '{{'")
-    # Before megabytes of `[],[],` become millions of objects
-    if text.count(b",") > MAX_COMMAS and _STRING.sub(b"", text).count(b",") > MAX_COMMAS:
-        raise refusal(Code.E_TENSOR_COUNT, f"the header lists more than the {MAX_TENSORS} tensors that are allowed")
+    if _is_crowded(text):
+        raise refusal(
+            Code.E_TENSOR_COUNT,
+            f"the header holds more values than {MAX_TENSORS} tensors have, the most that are allowed",
+        )
     entries = strict_json.loads(text, "the header")
     if not isinstance(entries, dict):  # pragma: no cover  # text that begins with { parses to an object
         raise refusal(Code.E_JSON, "the header is not a JSON object")
@@ -136,6 +143,16 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as file:
         length = header_length(file.read(LENGTH_BYTES), file_bytes)
         return parse_header(file.read(length), file_bytes)
+
+
+def _is_crowded(text: bytes) -> bool:
+    """Whether the text has more signs than MAX_TENSORS entries. Asked before megabytes of `[],[],` become objects."""
+    if text.count(b'"') - text.count(b'\\"') > MAX_QUOTES:  # or taking the strings out would take memory, too
+        return True
+    if all(text.count(sign) <= most for sign, most in MAX_SIGNS.items()):
+        return False
+    bare = _STRING.sub(b"", text)
+    return any(bare.count(sign) > most for sign, most in MAX_SIGNS.items())
 
 
 def _metadata(entries: object) -> dict[str, str]:

@@ -16,5 +16,8 @@ class Limits:
     scale: float = 64.0
     """Largest alpha / rank. Real files stay below 8; more is a mistaken alpha."""
 
+    least_scale: float = 1e-6
+    """Smallest alpha / rank. Real files stay above 1e-3; what is weaker vanishes in 16 bits, and was not meant."""
+
     problems: int = 16
     """Most problems reported at once: enough to see the pattern, little enough for an error message."""

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from looksmith.lora import strict_json
 from looksmith.lora.dialects import PEFT_CONFIG_KEY
 from looksmith.lora.errors import Code, refusal
 from looksmith.lora.header import METADATA, read_header
-from looksmith.lora.peft_config import peft_config
+from looksmith.lora.peft_config import peft_config, read_config
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -52,7 +51,7 @@ def pack(folder: Path) -> PackedFolder:
         LoraError: E_FORMAT if a file is missing, and as strict_json.loads, peft_config and read_header.
         OSError: a file cannot be read.
     """
-    config = peft_config(strict_json.loads(_config_text(folder / CONFIG_FILE), CONFIG_FILE), CONFIG_FILE)
+    config = peft_config(read_config(_config_text(folder / CONFIG_FILE), CONFIG_FILE), CONFIG_FILE)
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise refusal(

@@ -13,6 +13,7 @@ from functools import cached_property
 from operator import itemgetter
 from typing import Generic, TypeVar
 
+from looksmith.lora import strict_json
 from looksmith.lora.errors import Code, refusal, shown
 
 #: Settings that say how the adapter was trained, or what its tensor names say better. They change no picture.
@@ -24,6 +25,8 @@ HARMLESS = frozenset({
 })  # fmt: skip
 MEANINGFUL = frozenset({"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights"})
 
+MOST_BRACKETS = 1000  # a config has some ten
+
 #: Starts that leave the base's weights alone. The others (pissa, olora, corda, loftq...) move part of the base into
 #: the adapter, which then fits the remainder only.
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -31,6 +34,7 @@ PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 # peft takes pattern keys for regular expressions. Those in use are plain names, often with ^ before them; running
 # other people's expressions could take forever.
 _PATTERN_KEY = re.compile(r"(\^?)((?:[A-Za-z0-9_]|\\?\.)+)\$?")
+_LONGEST_KEY = 1024  # a module name with each dot escaped is shorter; longer ones only cost the matcher memory
 
 _T = TypeVar("_T")
 
@@ -94,6 +98,15 @@ class PeftConfig:
         )
 
 
+def read_config(text: bytes | str, where: str) -> object:
+    """The fields of a LoraConfig, or of several in one object, from JSON.
+
+    Raises:
+        LoraError: E_JSON.
+    """
+    return strict_json.loads(text, where, most_brackets=MOST_BRACKETS)
+
+
 def peft_config(fields: object, where: str) -> PeftConfig:
     """Checks the fields of a LoraConfig; where names their place in errors.
 
@@ -134,7 +147,7 @@ def _entries(fields: Mapping[str, object], name: str) -> list[tuple[str, object]
     if not isinstance(pattern, dict):
         raise refusal(Code.E_FORMAT, f"{name} is {shown(pattern)}, not an object", name)
     for key in pattern:
-        if not _PATTERN_KEY.fullmatch(key):
+        if len(key) > _LONGEST_KEY or not _PATTERN_KEY.fullmatch(key):
             raise refusal(
                 Code.E_UNSUPPORTED, f"{name} has the expression {shown(key)}; only module names are read", name
             )

@@ -117,12 +117,13 @@ class Inspector:
         if len(self._head) == LENGTH_BYTES:
             header_length(self._head, self._file_bytes)  # refuses before the next byte is asked for
         elif len(self._head) == wanted:
-            header = parse_header(bytes(self._head[LENGTH_BYTES:]), self._file_bytes)
+            text = bytes(memoryview(self._head)[LENGTH_BYTES:])
+            self._head = bytearray()  # parsing takes memory enough
+            header = parse_header(text, self._file_bytes)
             plan = canonicalise(header, self._table, self._limits)
             if not plan.alpha_tensors:
                 plan.settle({}, self._limits)
             self._judged = header, plan, DataScan(header)
-            self._head.clear()
         return view[missing:]
 
     def finish(self) -> Inspection:
@@ -131,8 +132,10 @@ class Inspector:
         Raises:
             LoraError: bytes are missing, or what the data hold is refused.
         """
-        if self._seen != self._file_bytes or self._judged is None:
+        if self._seen != self._file_bytes:
             raise refusal(Code.E_SIZE, f"only {self._seen} of {self._file_bytes} bytes came")
+        if self._judged is None:
+            raise refusal(Code.E_SIZE, f"the file has {self._seen} bytes, too few for any safetensors file")
         _, plan, scan = self._judged
         modules = plan.settle(scan.scalars, self._limits)
         return Inspection(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.chassis.interceptors import LayeredInterceptor, answering, logging, tracing
+from services.chassis.interceptors import Layer, LayeredInterceptor, answering, logging, tracing
 from services.chassis.process import CannotStart
 from services.chassis.settings import ServiceSettings
 
@@ -59,15 +59,26 @@ class RunningServer:
 
 @asynccontextmanager
 async def grpc_server(
-    settings: ServiceSettings, apis: list[ServedApi], *, span_names: Mapping[str, str] | None = None
+    settings: ServiceSettings,
+    apis: list[ServedApi],
+    *,
+    span_names: Mapping[str, str] | None = None,
+    layers: Sequence[Layer] = (),
 ) -> AsyncIterator[RunningServer]:
     """A server that listens from entry to exit. On exit health turns NOT_SERVING, running calls get their grace.
+
+    Args:
+        settings: where to listen.
+        apis: what to serve.
+        span_names: better names for the spans of some methods.
+        layers: what else happens around every call, innermost; what they raise is answered like all else.
 
     Raises:
         CannotStart: the address can't be listened on.
     """
     server = grpc.aio.server(
-        interceptors=[LayeredInterceptor(tracing(span_names or {}), logging, answering)], options=CHANNEL_OPTIONS
+        interceptors=[LayeredInterceptor(tracing(span_names or {}), logging, answering, *layers)],
+        options=CHANNEL_OPTIONS,
     )
     for api in apis:
         api.add_to(server)

@@ -51,7 +51,7 @@ async def gpu_worker(
     clock = steady_clock()
     async with AsyncExitStack() as stack:
         if registry is None:
-            channel = open_channel(settings.registry)
+            channel = open_channel(settings.registry, token=settings.registry_token.get_secret_value())
             registry = RegistryClient(await stack.enter_async_context(channel))
         engine = engine or make_engine(settings, clock)
         thread = await stack.enter_async_context(EngineThread(engine))

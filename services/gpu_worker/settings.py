@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from looksmith.lora import Limits
 from looksmith.nouns import MAX_ADAPTERS
@@ -58,6 +58,9 @@ class WorkerSettings(ServiceSettings):
 
     registry: str = Field(min_length=1)
     """Address of the registry, host:port. Required."""
+
+    registry_token: SecretStr = SecretStr("")
+    """Token that the registry is shown; it needs to read every brand. Unset: none, where the registry asks for none."""
 
     disk_cache: Path
     """Folder of adapter files; kept between runs, so that a restart finds them. Required; one worker's own."""

@@ -5,6 +5,8 @@ Knows nothing about GPUs or where an adapter is painted with; that is the router
 errors         what it refuses, and why
 messages       what is asked of it and what it answers, beyond looksmith.nouns
 object_store   what a store must do, and one in memory
+conformance    whether a store does it, found out by trying
+gate           no write before that is known
 minio_store    one behind the S3 API
 layout         where everything lies in the store
 commit_log     numbered records, created only if absent: the one way to change anything

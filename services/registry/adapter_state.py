@@ -12,13 +12,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from looksmith.nouns import PRODUCTION, AdapterRef, AdapterVersion, Alias
+from looksmith.errors import InvalidField
+from looksmith.nouns import PRODUCTION, AdapterRef, AdapterVersion, Alias, VersionState
 from services.registry.errors import (
+    AdapterYanked,
     AliasMoved,
     AliasNotFound,
     DigestNotFound,
     NothingToRollBack,
     RequestIdReused,
+    VersionAliased,
     VersionNotFound,
 )
 from services.registry.messages import Published, PublishHeader
@@ -26,11 +29,16 @@ from services.registry.messages import Published, PublishHeader
 
 @dataclass(frozen=True)
 class StoredVersion:
-    """A version, the key under which its file lies, and the request that published it."""
+    """A version, the key under which its file lies, the request that published it, and the record that yanked it."""
 
     version: AdapterVersion
     blob: str
     request_id: str = ""
+    yank_seq: int = 0  # 0: it may be served
+
+    @property
+    def is_yanked(self) -> bool:
+        return self.version.state is VersionState.YANKED
 
 
 @dataclass(frozen=True)
@@ -76,20 +84,37 @@ class AliasSet:
     version: int
     previous_version: int
     reason: str = ""
+    actor: str = ""
     kind: Literal["alias_set"] = "alias_set"
 
 
-Event = Annotated[VersionPublished | AliasSet, Field(discriminator="kind")]
+@dataclass(frozen=True)
+class VersionYanked:
+    """``replacement``: the version that its aliases name from now on; 0: they stay, and what they name is refused."""
+
+    version: int
+    replacement: int
+    force: bool
+    reason: str
+    actor: str = ""
+    kind: Literal["yanked"] = "yanked"
 
 
-def apply(state: AdapterState | None, event: VersionPublished | AliasSet, _seq: int, time: datetime) -> AdapterState:
+Event = Annotated[VersionPublished | AliasSet | VersionYanked, Field(discriminator="kind")]
+
+
+def apply(state: AdapterState | None, event: Event, seq: int, time: datetime) -> AdapterState:
     """What an event makes of a state; None: the adapter had no record yet."""
     state = state or AdapterState(create_time=time)
-    if isinstance(event, VersionPublished):
-        state = replace(state, versions=(*state.versions, event.stored))
-        moves = dict.fromkeys(event.aliases, event.stored.version.version)
-    else:
-        moves = {event.alias: event.version}
+    match event:
+        case VersionPublished():
+            state = replace(state, versions=(*state.versions, event.stored))
+            moves = dict.fromkeys(event.aliases, event.stored.version.version)
+        case AliasSet():
+            moves = {event.alias: event.version}
+        case VersionYanked():
+            state = replace(state, versions=_with_yanked(state.versions, event.version, seq))
+            moves = dict.fromkeys(state.aliases_of(event.version), event.replacement) if event.replacement else {}
     moved = {
         name: StoredAlias(version, state.aliases[name].version if name in state.aliases else 0, time)
         for name, version in moves.items()
@@ -97,13 +122,21 @@ def apply(state: AdapterState | None, event: VersionPublished | AliasSet, _seq: 
     return replace(state, aliases={**state.aliases, **moved})
 
 
+def _with_yanked(versions: tuple[StoredVersion, ...], number: int, seq: int) -> tuple[StoredVersion, ...]:
+    stored = versions[number - 1]
+    yanked = replace(stored, version=replace(stored.version, state=VersionState.YANKED), yank_seq=seq)
+    return (*versions[: number - 1], yanked, *versions[number:])
+
+
 def already_published(state: AdapterState | None, header: PublishHeader) -> Published | None:
     """The version that answers this publication without a new one; None: there is none.
 
-    A repeated request gets its first answer. Aliases are not moved: a late repetition must not undo a rollback.
+    A repeated request gets its first answer, the version as it stands: yanked, if it was since. Aliases are not moved:
+    a late repetition must not undo a rollback.
 
     Raises:
         RequestIdReused: the request id published another file.
+        AdapterYanked: the adapter holds this file as a version that another request published, and that was yanked.
     """
     if state is None:
         return None
@@ -113,19 +146,23 @@ def already_published(state: AdapterState | None, header: PublishHeader) -> Publ
                 raise RequestIdReused(header.request_id, stored.version.version, stored.version.digest)
             return Published(stored.version, already_existed=False, aliases=state.aliases_of(stored.version.version))
     if held := state.with_digest(header.digest):
+        if held.is_yanked:
+            raise AdapterYanked(held.version, field="digest")
         return Published(held.version, already_existed=True, aliases=state.aliases_of(held.version.version))
     return None
 
 
-def publication(state: AdapterState | None, stored: StoredVersion, aliases: tuple[str, ...]) -> VersionPublished:
+def publication(
+    state: AdapterState | None, stored: StoredVersion, aliases: tuple[str, ...], *, first_goes_live: bool = True
+) -> VersionPublished:
     """The event that gives a file its number; the first version becomes "production" unless told otherwise."""
     number = len(state.versions) + 1 if state else 1
     stored = replace(stored, version=replace(stored.version, version=number))
-    return VersionPublished(stored, aliases or ((PRODUCTION,) if number == 1 else ()))
+    return VersionPublished(stored, aliases or ((PRODUCTION,) if number == 1 and first_goes_live else ()))
 
 
 def pick(state: AdapterState, ref: AdapterRef) -> StoredVersion:
-    """The version that a reference means.
+    """The version that a reference means, yanked or not.
 
     Raises:
         NotFound: AliasNotFound, VersionNotFound or DigestNotFound.
@@ -143,6 +180,19 @@ def pick(state: AdapterState, ref: AdapterRef) -> StoredVersion:
     return state.versions[state.aliases[ref.pick].version - 1]
 
 
+def pick_served(state: AdapterState, ref: AdapterRef) -> StoredVersion:
+    """``pick`` for whoever will paint with it, or have others paint with it.
+
+    Raises:
+        NotFound: as ``pick``.
+        AdapterYanked: the version was yanked, however the reference names it.
+    """
+    found = pick(state, ref)
+    if found.is_yanked:
+        raise AdapterYanked(found.version, named_by="" if isinstance(ref.pick, int) or ref.is_digest else ref.pick)
+    return found
+
+
 def alias_move(
     state: AdapterState, alias: str, target: AdapterRef, *, expected: int | None = None, reason: str = ""
 ) -> AliasSet | None:
@@ -150,9 +200,10 @@ def alias_move(
 
     Raises:
         NotFound: there is no such target.
+        AdapterYanked: it was yanked.
         AliasMoved: the alias does not name the expected version; 0 expects that there is no alias.
     """
-    version = pick(state, target).version.version
+    version = pick_served(state, target).version.version
     now = state.aliases[alias].version if alias in state.aliases else 0
     if expected is not None and expected != now:
         raise AliasMoved(alias, expected=expected, found=now)
@@ -165,10 +216,47 @@ def alias_rollback(state: AdapterState, brand: str, adapter: str, alias: str, *,
     Raises:
         AliasNotFound: there is no such alias.
         NothingToRollBack: it has never moved.
+        AdapterYanked: what it named before was yanked.
     """
     if alias not in state.aliases:
         raise AliasNotFound(brand, adapter, alias, known=state.aliases)
     stored = state.aliases[alias]
     if not stored.previous_version:
         raise NothingToRollBack(alias)
-    return AliasSet(alias, stored.previous_version, stored.version, reason)
+    back = pick_served(state, AdapterRef(brand, adapter, stored.previous_version)).version.version
+    return AliasSet(alias, back, stored.version, reason)
+
+
+def yank(
+    state: AdapterState, target: AdapterRef, *, replacement: int = 0, force: bool = False, reason: str
+) -> VersionYanked | None:
+    """The event that withdraws a version; None: it is withdrawn, and no alias is to move.
+
+    Args:
+        state: of the adapter.
+        target: the version, by number.
+        replacement: version that its aliases shall name instead; 0: none. A version that was yanked by force may be
+            yanked again with one, which moves the aliases that were left behind.
+        force: withdraws it though aliases name it and there is no replacement.
+        reason: why, for the history.
+
+    Raises:
+        NotFound: there is no such version or replacement.
+        InvalidField: the replacement is the version itself.
+        AdapterYanked: the replacement was yanked.
+        VersionAliased: aliases name the version, and there is neither a replacement nor force.
+    """
+    stored = pick(state, target)
+    number, named_by = stored.version.version, state.aliases_of(stored.version.version)
+    if replacement == number:
+        raise InvalidField("replacement", "must be another version than the one that is withdrawn")
+    if stored.is_yanked and not (replacement and named_by):
+        return None
+    if replacement > len(state.versions):
+        newest = len(state.versions)
+        raise VersionNotFound(target.brand, target.adapter, replacement, newest=newest, field="replacement")
+    if replacement and state.versions[replacement - 1].is_yanked:
+        raise AdapterYanked(state.versions[replacement - 1].version, field="replacement")
+    if named_by and not replacement and not force:
+        raise VersionAliased(stored.version, named_by)
+    return VersionYanked(number, replacement, force, reason)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from looksmith.nouns import Brand
 from services.registry import layout, paging
 from services.registry.commit_log import Record
-from services.registry.errors import BrandNotFound, BrandVersionMismatch
+from services.registry.errors import BrandNotFound, BrandVersionMismatch, RecordCorrupt
 from services.registry.messages import Page
 from services.registry.object_store import ObjectStore
 from services.registry.records import BrandPut, BrandShelf
@@ -47,20 +49,32 @@ class Brands:
             raise BrandNotFound(name)
         return head.record.state
 
-    async def list_brands(self, page_size: int, page_token: str) -> Page[Brand]:
-        """Records by name.
+    async def list_brands(
+        self, page_size: int, page_token: str, *, shown: Callable[[str], bool] = lambda _brand: True
+    ) -> Page[Brand]:
+        """Records by name, of those brands that may be ``shown``.
 
         Raises:
             Malformed: the page token is of another list.
             StoreUnavailable: the store cannot be listed.
         """
         start = paging.after(["brands"], page_token)
-        names = [name for name in sorted(await self._store.folders(layout.BRANDS)) if name > start]
-        heads = [await self._shelf.head(name) for name in names[:page_size]]
-        more = paging.token(["brands"], names[page_size - 1]) if len(names) > page_size else ""
-        return Page(tuple(head.record.state for head in heads if head.record), more)
+        names = [name for name in sorted(await self._store.folders(layout.BRANDS)) if name > start and shown(name)]
+        found = [(name, await self._record(name)) for name in names[:page_size]]
+        fitting = paging.fitting(found)
+        more = paging.token(["brands"], fitting[-1][0]) if len(names) > len(fitting) else ""
+        return Page(tuple(brand for _, brand in fitting if brand), more)
 
     async def reconcile(self) -> None:
         """Reads every brand's newest record, so that memory can answer when the store cannot."""
         for name in await self._store.folders(layout.BRANDS):
-            await self._shelf.head(name)
+            await self._record(name)
+
+    async def _record(self, name: str) -> Brand | None:
+        """A record for a list of many; one that can't be read is logged, and is missing there alone."""
+        try:
+            record = (await self._shelf.head(name)).record
+        except RecordCorrupt as error:
+            log.error("brand.unreadable", brand=name, error=str(error))  # noqa: TRY400  # the error says all
+            return None
+        return record.state if record else None

@@ -6,24 +6,38 @@ Reads through the shelf and changes through the logs; the rules themselves are i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
 
 from looksmith.nouns import PRODUCTION, Adapter, AdapterRef, AdapterVersion, Resolved
 from services.registry import layout, paging
-from services.registry.adapter_state import AdapterState, AliasSet, VersionPublished, alias_move, alias_rollback, pick
+from services.registry.adapter_state import (
+    AdapterState,
+    AliasSet,
+    VersionPublished,
+    VersionYanked,
+    alias_move,
+    alias_rollback,
+    pick,
+    pick_served,
+    yank,
+)
 from services.registry.blobs import Blobs
 from services.registry.errors import (
     AdapterNotFound,
     DigestNotFound,
     OffsetBeyondEnd,
+    RecordCorrupt,
     SeqNotReached,
+    StoreUnavailable,
 )
-from services.registry.messages import AdapterEvent, AliasMove, EventKind, Page
+from services.registry.messages import AdapterEvent, AliasMove, EventKind, Page, Yanked
 from services.registry.object_store import ObjectStore
-from services.registry.records import AdapterHead, AdapterLog, AdapterRecord, AdapterShelf
+from services.registry.records import AdapterLog, AdapterRecord, AdapterShelf
 
 log = structlog.get_logger()
 
@@ -32,8 +46,11 @@ READS_AT_ONCE = 8
 
 
 class Catalog:
-    def __init__(self, *, adapters: AdapterShelf, blobs: Blobs, store: ObjectStore) -> None:
-        self._adapters, self._blobs, self._store = adapters, blobs, store
+    def __init__(
+        self, *, adapters: AdapterShelf, blobs: Blobs, store: ObjectStore, who: Callable[[], str] = lambda: ""
+    ) -> None:
+        """``who``: names whoever is being answered, for the history."""
+        self._adapters, self._blobs, self._store, self._who = adapters, blobs, store, who
 
     async def get(self, brand: str, adapter: str) -> Adapter:
         """Raises: AdapterNotFound, StoreUnavailable."""
@@ -45,16 +62,20 @@ class Catalog:
 
         Raises:
             NotFound: AdapterNotFound, AliasNotFound, VersionNotFound or DigestNotFound.
+            AdapterYanked: the version was yanked, whether an alias, its number or its digest was asked for. Who
+                resolved before goes on with the digest: ``open`` reads yanked files too.
             SeqNotReached: the log has no record ``min_seq``.
             StoreUnavailable: and this replica does not know, or not as of ``min_seq``.
         """
         record, stale_since = await self._record(ref.brand, ref.adapter, min_seq=min_seq)
         if record.seq < min_seq:
             raise SeqNotReached(ref, min_seq, record.seq)
-        return Resolved(pick(record.state, ref).version, record.seq, stale_since)
+        return Resolved(pick_served(record.state, ref).version, record.seq, stale_since)
 
-    async def list_adapters(self, brand: str, page_size: int, page_token: str) -> Page[Adapter]:
-        """Adapters by brand and name; of one brand, or of all where ``brand`` is empty.
+    async def list_adapters(
+        self, brand: str, page_size: int, page_token: str, *, shown: Callable[[str], bool] = lambda _brand: True
+    ) -> Page[Adapter]:
+        """Adapters by brand and name; of one brand, or where ``brand`` is empty of all that may be ``shown``.
 
         Raises:
             Malformed: the page token is of another list.
@@ -62,11 +83,14 @@ class Catalog:
         """
         scope = ["adapters", brand]
         start = paging.after(scope, page_token)
-        names = [name for name in await self._names(brand) if name > tuple(start.split("/"))]
-        heads = await self._heads(names[:page_size])
-        more = paging.token(scope, "/".join(names[page_size - 1])) if len(names) > page_size else ""
-        items = (adapter_of(*name, head.record) for name, head in zip(names, heads, strict=False) if head.record)
-        return Page(tuple(items), more)
+        names = [name for name in await self._names(brand) if name > tuple(start.split("/")) and shown(name[0])]
+        found = [
+            (name, adapter_of(*name, record) if record else None)
+            for name, record in zip(names, await self._heads(names[:page_size]), strict=False)
+        ]
+        fitting = paging.fitting(found)
+        more = paging.token(scope, "/".join(fitting[-1][0])) if len(names) > len(fitting) else ""
+        return Page(tuple(adapter for _, adapter in fitting if adapter), more)
 
     async def list_versions(self, brand: str, adapter: str, page_size: int, page_token: str) -> Page[AdapterVersion]:
         """Versions, newest first.
@@ -77,11 +101,12 @@ class Catalog:
         scope = ["versions", brand, adapter]
         record, _ = await self._record(brand, adapter)
         numbers = range(paging.number_after(scope, page_token, newest=len(record.state.versions)), 0, -1)
-        shown = [record.state.versions[number - 1].version for number in numbers[:page_size]]
-        return Page(tuple(shown), paging.token(scope, str(shown[-1].version)) if len(numbers) > page_size else "")
+        shown = paging.fitting([record.state.versions[number - 1].version for number in numbers[:page_size]])
+        more = paging.token(scope, str(shown[-1].version)) if len(numbers) > len(shown) else ""
+        return Page(tuple(shown), more)
 
     async def open(self, brand: str, digest: str, *, offset: int = 0, limit: int = 0) -> AsyncIterator[bytes]:
-        """The bytes of a file of the brand; the caller checks the digest.
+        """The bytes of a file of the brand, of a yanked version too; the caller checks the digest.
 
         Raises:
             DigestNotFound: no adapter of the brand ever had it.
@@ -100,6 +125,7 @@ class Catalog:
 
         Raises:
             NotFound: there is no such adapter or version.
+            AdapterYanked: the version was yanked.
             AliasMoved: the alias does not name ``expected_version``; 0 expects that there is no alias.
             StoreUnavailable, OutcomeUnknown, LogContended: as CommitLog.commit.
         """
@@ -118,12 +144,31 @@ class Catalog:
         """Makes an alias name what it named before its last move; twice is back where it was.
 
         Raises:
-            AdapterNotFound, AliasNotFound, NothingToRollBack: as they say.
+            AdapterNotFound, AliasNotFound, NothingToRollBack, AdapterYanked: as they say.
             StoreUnavailable, OutcomeUnknown, LogContended: as CommitLog.commit.
         """
         return await self._move(
             brand, adapter, alias, lambda state: alias_rollback(state, brand, adapter, alias, reason=reason)
         )
+
+    async def yank(self, target: AdapterRef, *, reason: str, replacement: int = 0, force: bool = False) -> Yanked:
+        """Withdraws a version from service; the same again changes nothing and is answered as it was.
+
+        Raises:
+            NotFound: there is no such adapter, version or replacement.
+            InvalidField: the replacement is the version itself.
+            AdapterYanked: the replacement was yanked.
+            VersionAliased: aliases name the version, and there is neither a replacement nor force.
+            StoreUnavailable, OutcomeUnknown, LogContended: as CommitLog.commit.
+        """
+        record, changed = await self._change(
+            target.brand,
+            target.adapter,
+            lambda state: yank(state, target, replacement=replacement, force=force, reason=reason),
+        )
+        stored = pick(record.state, target)
+        log.info("version.yanked", version=stored.version.version, replacement=replacement, changed=changed)
+        return Yanked(stored.version, stored.yank_seq)
 
     async def history(
         self, brand: str, adapter: str, page_size: int, page_token: str, *, at_time: datetime | None = None
@@ -138,8 +183,21 @@ class Catalog:
         known = self._adapters.log(brand, adapter)
         newest = await _seq_at(known, head.seq, at_time) if at_time and not page_token else head.seq
         numbers = range(paging.number_after(scope, page_token, newest=newest), 0, -1)
-        events = [event_of(await known.record(seq)) for seq in numbers[:page_size]]
-        return Page(tuple(events), paging.token(scope, str(events[-1].seq)) if len(numbers) > page_size else "")
+        events = paging.fitting([event_of(await known.record(seq)) for seq in numbers[:page_size]])
+        more = paging.token(scope, str(events[-1].seq)) if len(numbers) > len(events) else ""
+        return Page(tuple(events), more)
+
+    async def everything(self) -> list[Adapter]:
+        """Every adapter; where the store is out of reach, those that this replica remembers."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._heads(await self._names(""))
+        remembered = sorted(self._adapters.remembered().items())
+        return [adapter_of(brand, adapter, record) for (brand, adapter), record in remembered]
+
+    async def refresh(self, brand: str, adapter: str, seq: int) -> None:
+        """Reads an adapter's log unless its record ``seq`` is known. Raises: StoreUnavailable."""
+        with contextlib.suppress(RecordCorrupt):  # said where it is asked for
+            await self._adapters.head(brand, adapter, min_seq=seq)
 
     async def reconcile(self) -> None:
         """Reads every adapter's newest record, so that memory can answer for all of them when the store cannot.
@@ -165,12 +223,17 @@ class Catalog:
             (name, adapter) for name in brands for adapter in sorted(await self._store.folders(layout.adapters(name)))
         ]
 
-    async def _heads(self, names: list[tuple[str, str]]) -> list[AdapterHead]:
+    async def _heads(self, names: list[tuple[str, str]]) -> list[AdapterRecord | None]:
+        """Newest records of many; None: there is none, or it can't be read, which is logged and hurts no other."""
         turns = asyncio.Semaphore(READS_AT_ONCE)
 
-        async def head(name: tuple[str, str]) -> AdapterHead:
+        async def head(name: tuple[str, str]) -> AdapterRecord | None:
             async with turns:
-                return await self._adapters.head(*name)
+                try:
+                    return (await self._adapters.head(*name)).record
+                except RecordCorrupt as error:
+                    log.error("adapter.unreadable", brand=name[0], adapter=name[1], error=str(error))  # noqa: TRY400  # the error says all
+                    return None
 
         return list(await asyncio.gather(*map(head, names)))
 
@@ -187,15 +250,7 @@ class Catalog:
     async def _move(
         self, brand: str, adapter: str, alias: str, rule: Callable[[AdapterState], AliasSet | None]
     ) -> AliasMove:
-        structlog.contextvars.bind_contextvars(brand=brand, adapter=adapter)
-
-        def decide(head: AdapterRecord | None) -> AliasSet | None:
-            if head is None:
-                raise AdapterNotFound(brand, adapter)
-            return rule(head.state)
-
-        record, moved = await self._adapters.commit(brand, adapter, decide=decide)
-        assert record is not None  # noqa: S101  # decide refuses an empty log
+        record, moved = await self._change(brand, adapter, rule)
         move = AliasMove(
             record.state.alias(alias),
             record.event.previous_version
@@ -205,6 +260,22 @@ class Catalog:
         )
         log.info("alias.set", alias=alias, version=move.alias.version, previous=move.previous_version, moved=moved)
         return move
+
+    async def _change(
+        self, brand: str, adapter: str, rule: Callable[[AdapterState], AliasSet | VersionYanked | None]
+    ) -> tuple[AdapterRecord, bool]:
+        """The newest record once the rule's event is in the log, and whether it had one."""
+        structlog.contextvars.bind_contextvars(brand=brand, adapter=adapter)
+
+        def decide(head: AdapterRecord | None) -> AliasSet | VersionYanked | None:
+            if head is None:
+                raise AdapterNotFound(brand, adapter)
+            event = rule(head.state)
+            return replace(event, actor=self._who()) if event else None
+
+        record, changed = await self._adapters.commit(brand, adapter, decide=decide)
+        assert record is not None  # noqa: S101  # decide refuses an empty log
+        return record, changed
 
 
 async def _seq_at(known: AdapterLog, newest: int, at_time: datetime) -> int:
@@ -244,6 +315,16 @@ def event_of(record: AdapterRecord) -> AdapterEvent:
             actor=version.publisher,
             reason=version.note,
         )
+    if isinstance(event, VersionYanked):
+        return AdapterEvent(
+            record.seq,
+            record.time,
+            EventKind.YANKED,
+            event.version,
+            aliases,
+            actor=event.actor,
+            reason=event.reason,
+        )
     return AdapterEvent(
         record.seq,
         record.time,
@@ -252,5 +333,6 @@ def event_of(record: AdapterRecord) -> AdapterEvent:
         aliases,
         alias=event.alias,
         previous_version=event.previous_version,
+        actor=event.actor,
         reason=event.reason,
     )

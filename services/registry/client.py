@@ -6,7 +6,7 @@ RegistryClient speaks to a server; FakeRegistryClient keeps the same contract in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -15,22 +15,26 @@ import grpc
 from looksmith import convert
 from looksmith.errors import error_from_rpc
 from looksmith.nouns import PRODUCTION, Adapter, AdapterRef, AdapterVersion, Brand, Resolved
+from looksmith.publisher import until_answered
 from looksmith.v1 import brand_pb2, brand_pb2_grpc, registry_pb2_grpc
 from looksmith.v1 import registry_pb2 as pb
 from services.registry.content import Content, measured, pieces_of
-from services.registry.convert import event_from_pb, header_to_pb, move_from_pb, published_from_pb
+from services.registry.convert import (
+    event_from_pb,
+    header_to_pb,
+    move_from_pb,
+    published_from_pb,
+    watch_from_pb,
+    yanked_from_pb,
+)
 from services.registry.fake_client import FakeRegistryClient
-from services.registry.messages import AdapterEvent, AliasMove, Page, Published, PublishHeader
+from services.registry.messages import AdapterEvent, AliasMove, Page, Published, PublishHeader, Yanked
+from services.registry.watch import Message
 
 __all__ = ["FakeRegistryClient", "RegistryClient", "measured"]
 
 #: Seconds that a call on records may take, and one that moves a file of up to 1 GiB.
 RECORD_DEADLINE_S, FILE_DEADLINE_S = 10.0, 600.0
-
-#: What grpc.aio makes of an answer that arrives while a chunk is being written, as early refusals do: the write fails,
-#: and the status is overwritten with INTERNAL of this text (grpc/grpc#36066, open; one in 170 refusals on 1.85). A
-#: publication can be repeated safely, and so it is; each try has the whole deadline.
-ANSWER_LOST, UPLOAD_TRIES = "Internal error from Core", 4
 
 
 class RegistryClient:
@@ -84,13 +88,8 @@ class RegistryClient:
                 if on_progress:
                     on_progress(sent)
 
-        for tries_left in reversed(range(UPLOAD_TRIES)):
-            try:
-                return published_from_pb(await self._adapters.PublishAdapter(messages(), timeout=deadline_s))
-            except grpc.aio.AioRpcError as error:
-                if error.details() != ANSWER_LOST or not tries_left:
-                    raise error_from_rpc(error) from None
-        raise AssertionError("the last try returns or raises")
+        answer = await until_answered(lambda: self._adapters.PublishAdapter(messages(), timeout=deadline_s))
+        return published_from_pb(answer)
 
     async def get_adapter(self, brand: str, adapter: str, *, deadline_s: float = RECORD_DEADLINE_S) -> Adapter:
         request = pb.GetAdapterRequest(brand=brand, adapter=adapter)
@@ -188,6 +187,38 @@ class RegistryClient:
         request = pb.RollbackAdapterRequest(brand=brand, adapter=adapter, alias=alias, reason=reason)
         with _errors_as_raised():
             return move_from_pb(await self._adapters.RollbackAdapter(request, timeout=deadline_s))
+
+    async def yank(
+        self,
+        brand: str,
+        adapter: str,
+        version: int,
+        *,
+        reason: str,
+        replacement: int = 0,
+        force: bool = False,
+        deadline_s: float = RECORD_DEADLINE_S,
+    ) -> Yanked:
+        request = pb.YankAdapterVersionRequest(
+            brand=brand,
+            adapter=adapter,
+            version=version,
+            replacement=replacement,
+            force=force,
+            reason=reason,
+        )
+        with _errors_as_raised():
+            return yanked_from_pb(await self._adapters.YankAdapterVersion(request, timeout=deadline_s))
+
+    async def watch(self, brand: str = "", *, cursor: str = "") -> AsyncGenerator[Message, None]:
+        """Adapters as they are and as they change, until the connection is lost; go on with the last cursor then."""
+        call = self._adapters.WatchAdapters(pb.WatchAdaptersRequest(brand=brand, cursor=cursor))
+        try:
+            with _errors_as_raised():
+                async for message in call:
+                    yield watch_from_pb(message)
+        finally:
+            call.cancel()  # does nothing to a call that has ended
 
     async def history(
         self,

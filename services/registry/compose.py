@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import structlog
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from looksmith.lora import Limits, ModuleTable
+from looksmith.nouns import PRODUCTION
 from looksmith.v1 import brand_pb2_grpc, registry_pb2_grpc
+from services.chassis.interceptors import Layer
 from services.chassis.process import CannotStart
 from services.chassis.server import RunningServer, ServedApi, grpc_server
+from services.registry.access import AccessFileError, TokenFile, authenticated, caller, protecting
 from services.registry.commit_log import Surroundings
 from services.registry.core import Core, assemble
 from services.registry.errors import StoreRefused, StoreUnavailable
+from services.registry.gate import GatedStore
 from services.registry.judging import judging
 from services.registry.minio_store import MinioObjectStore
+from services.registry.object_store import ObjectStore
 from services.registry.servicer import AdapterRegistryServicer, BrandServicer
 from services.registry.settings import RegistrySettings
 from services.registry.tables import load_tables
@@ -26,6 +32,9 @@ from services.registry.tables import load_tables
 log = structlog.get_logger()
 
 SPAN_NAMES = {"/looksmith.v1.AdapterRegistryService/PublishAdapter": "looksmith.publish"}
+
+#: Name by which health tells whether anything may be written: NOT_SERVING until the store was found fit for it.
+WRITES = "looksmith.v1.AdapterRegistryService/writes"
 
 
 @asynccontextmanager
@@ -51,21 +60,52 @@ async def registry(settings: RegistrySettings) -> AsyncIterator[RunningServer]:
             )
         except (StoreUnavailable, StoreRefused, ValueError) as error:  # the SDK finds the endpoint malformed
             raise CannotStart(f"REGISTRY_STORE_ENDPOINT={settings.store_endpoint}: {error}") from error
+        yield await stack.enter_async_context(registry_on(store, settings, tables))
+
+
+@asynccontextmanager
+async def registry_on(
+    store: ObjectStore, settings: RegistrySettings, tables: Mapping[str, ModuleTable]
+) -> AsyncIterator[RunningServer]:
+    """A registry on any store. It serves at once; writes wait for what a probe of the store finds out.
+
+    Raises:
+        CannotStart: the address is taken, or the file of tokens cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        around = Surroundings(writer=settings.name)
+        gate = GatedStore(store, around=around)
         core = assemble(
-            store=store,
+            store=gate,
             judging=judging(tables, replace(Limits(), file_bytes=settings.max_adapter_bytes)),
-            around=Surroundings(writer=settings.name),
+            around=around,
             head_max_age_s=settings.head_max_age_s,
             spool_folder=settings.spool,
+            feed_every_s=settings.feed_every_s,
+            who=lambda: caller().name,
         )
-        await stack.enter_async_context(_kept_fresh(core, settings.reconcile_s))
+        await stack.enter_async_context(_beside(_keep_fresh(core, settings.reconcile_s)))
         log.info("registry.ready", store=settings.store_endpoint, bucket=settings.store_bucket, bases=sorted(tables))
-        yield await stack.enter_async_context(grpc_server(settings, apis(core), span_names=SPAN_NAMES))
+        server = await stack.enter_async_context(
+            grpc_server(
+                settings, apis(core, settings.protected_aliases), span_names=SPAN_NAMES, layers=_layers(settings)
+            )
+        )
+        await server.health.set(WRITES, HealthCheckResponse.NOT_SERVING)
+        await stack.enter_async_context(_beside(_open_when_fit(gate, server)))
+        await stack.enter_async_context(_beside(core.feed.write()))
+        await stack.enter_async_context(_beside(core.feed.follow(core.catalog.refresh)))
+        yield server
 
 
-def apis(core: Core) -> list[ServedApi]:
+def apis(core: Core, protected_aliases: Sequence[str] = (PRODUCTION,)) -> list[ServedApi]:
     """The two services of a registry."""
-    adapters = AdapterRegistryServicer(catalog=core.catalog, publisher=core.publisher)
+    adapters = AdapterRegistryServicer(
+        catalog=core.catalog,
+        publisher=core.publisher,
+        watches=core.watches,
+        to_move=protecting(protected_aliases),
+    )
     brands = BrandServicer(brands=core.brands)
     return [
         ServedApi(
@@ -79,6 +119,16 @@ def apis(core: Core) -> list[ServedApi]:
     ]
 
 
+def _layers(settings: RegistrySettings) -> list[Layer]:
+    if settings.tokens is None:
+        log.warning("registry.open", reason="REGISTRY_TOKENS is unset: whoever reaches the port may do everything")
+        return []
+    try:
+        return [authenticated(TokenFile(settings.tokens).caller)]
+    except AccessFileError as error:
+        raise CannotStart(f"REGISTRY_TOKENS: {error}") from error
+
+
 async def _tables(settings: RegistrySettings) -> Mapping[str, ModuleTable]:
     try:
         return await asyncio.to_thread(load_tables, settings.bases)
@@ -86,22 +136,30 @@ async def _tables(settings: RegistrySettings) -> Mapping[str, ModuleTable]:
         raise CannotStart(f"REGISTRY_BASES: {error}") from error
 
 
+async def _keep_fresh(core: Core, every_s: float) -> None:
+    """Reads all heads now and again."""
+    while True:
+        try:
+            await core.brands.reconcile()
+            await core.catalog.reconcile()
+        except StoreUnavailable as error:
+            log.warning("store.unavailable", error=error.message)
+        except Exception:  # one bad record must not end the reading of the others for good
+            log.exception("reconcile.failed")
+        await asyncio.sleep(every_s)
+
+
+async def _open_when_fit(gate: GatedStore, server: RunningServer) -> None:
+    """Tells health once the store takes writes; where it must not, health stays as it was."""
+    async with gate.learning() as findings:
+        if findings.conforming:
+            await server.health.set(WRITES, HealthCheckResponse.SERVING)
+
+
 @asynccontextmanager
-async def _kept_fresh(core: Core, every_s: float) -> AsyncIterator[None]:
-    """Reads all heads now and again, beside everything else."""
-
-    async def keep_reading() -> None:
-        while True:
-            try:
-                await core.brands.reconcile()
-                await core.catalog.reconcile()
-            except StoreUnavailable as error:
-                log.warning("store.unavailable", error=error.message)
-            except Exception:  # one bad record must not end the reading of the others for good
-                log.exception("reconcile.failed")
-            await asyncio.sleep(every_s)
-
-    task = asyncio.create_task(keep_reading())
+async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Runs something beside everything else, from entry to its end or exit."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:

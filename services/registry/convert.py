@@ -12,12 +12,14 @@ from looksmith import convert
 from looksmith.errors import InvalidField
 from looksmith.nouns import Malformed
 from looksmith.v1 import registry_pb2 as pb
+from services.registry import watch
 from services.registry.content import PIECE_BYTES
-from services.registry.messages import AdapterEvent, AliasMove, EventKind, Published, PublishHeader
+from services.registry.messages import AdapterEvent, AliasMove, EventKind, Published, PublishHeader, Yanked
 
 _KINDS = {
     EventKind.PUBLISHED: pb.ADAPTER_EVENT_KIND_PUBLISHED,
     EventKind.ALIAS_SET: pb.ADAPTER_EVENT_KIND_ALIAS_SET,
+    EventKind.YANKED: pb.ADAPTER_EVENT_KIND_YANKED,
 }
 _KINDS_FROM_PB = {number: kind for kind, number in _KINDS.items()}
 
@@ -103,6 +105,10 @@ def move_from_pb(message: pb.SetAliasResponse | pb.PromoteAdapterResponse | pb.R
     return AliasMove(convert.alias_from_pb(message.alias), message.previous_version, message.seq)
 
 
+def yanked_from_pb(message: pb.YankAdapterVersionResponse) -> Yanked:
+    return Yanked(convert.version_from_pb(message.version), message.seq)
+
+
 def event_from_pb(message: pb.AdapterEvent) -> AdapterEvent:
     return AdapterEvent(
         seq=message.seq,
@@ -129,3 +135,30 @@ def event_to_pb(event: AdapterEvent) -> pb.AdapterEvent:
         actor=event.actor,
         reason=event.reason,
     )
+
+
+def watch_to_pb(message: watch.Message) -> pb.WatchAdaptersResponse:
+    match message:
+        case watch.InSnapshot(adapter, cursor):
+            return pb.WatchAdaptersResponse(snapshot=convert.adapter_to_pb(adapter), cursor=cursor)
+        case watch.SnapshotEnd(adapters, cursor):
+            return pb.WatchAdaptersResponse(snapshot_end=pb.SnapshotEnd(adapters=adapters), cursor=cursor)
+        case watch.Changed(adapter, cursor):
+            return pb.WatchAdaptersResponse(changed=convert.adapter_to_pb(adapter), cursor=cursor)
+        case watch.Heartbeat(stale_since, cursor):
+            return pb.WatchAdaptersResponse(
+                heartbeat=pb.WatchHeartbeat(stale_since=convert.time_to_pb(stale_since)), cursor=cursor
+            )
+
+
+def watch_from_pb(message: pb.WatchAdaptersResponse) -> watch.Message:
+    match message.WhichOneof("message"):
+        case "snapshot":
+            return watch.InSnapshot(convert.adapter_from_pb(message.snapshot), message.cursor)
+        case "snapshot_end":
+            return watch.SnapshotEnd(message.snapshot_end.adapters, message.cursor)
+        case "changed":
+            return watch.Changed(convert.adapter_from_pb(message.changed), message.cursor)
+    beat = message.heartbeat
+    stale_since = convert.time_from_pb(beat.stale_since, "stale_since") if beat.HasField("stale_since") else None
+    return watch.Heartbeat(stale_since, message.cursor)

@@ -12,8 +12,11 @@ LooksmithError
 ├── AlreadyExists
 │   └── RequestIdReused
 ├── FailedPrecondition
+│   ├── AdapterYanked
 │   ├── NothingToRollBack
-│   └── SeqNotReached
+│   ├── StoreNotConforming    it cannot be trusted with writes; reads go on
+│   ├── SeqNotReached
+│   └── VersionAliased        it is in use, and neither replaced nor yanked by force
 ├── Aborted
 │   ├── AliasMoved
 │   ├── BrandVersionMismatch
@@ -24,6 +27,7 @@ LooksmithError
 │   └── BrandQuota
 ├── Unavailable
 │   ├── StoreUnavailable      nothing was changed
+│   │   └── StoreNotProbed    ... since nobody knows yet whether it can be trusted with writes
 │   └── OutcomeUnknown        the change may have happened
 ├── Unimplemented
 │   └── NotInThisRelease
@@ -36,7 +40,7 @@ LooksmithError
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from looksmith.errors import (
     Aborted,
@@ -53,7 +57,7 @@ from looksmith.errors import (
     Unimplemented,
 )
 from looksmith.lora import LoraError
-from looksmith.nouns import AdapterRef
+from looksmith.nouns import AdapterRef, AdapterVersion
 
 #: Characters of one finding that travel. Details go as trailers, of which gRPC takes 8 KiB in all.
 _MAX_FINDING_CHARACTERS = 200
@@ -107,10 +111,10 @@ class AliasNotFound(NotFound):
 class VersionNotFound(NotFound):
     reason = "VERSION_NOT_FOUND"
 
-    def __init__(self, brand: str, adapter: str, version: int, newest: int) -> None:
-        super().__init__(
-            f"{brand}/{adapter} has no version {version}; it has 1 to {newest}", metadata={"version": str(version)}
-        )
+    def __init__(self, brand: str, adapter: str, version: int, newest: int, *, field: str = "") -> None:
+        message = f"{brand}/{adapter} has no version {version}; it has 1 to {newest}"
+        violations = _violation(field, message, self.reason)
+        super().__init__(message, metadata={"version": str(version)}, violations=violations)
 
 
 class DigestNotFound(NotFound):
@@ -133,11 +137,36 @@ class RequestIdReused(AlreadyExists):
         )
 
 
+class AdapterYanked(FailedPrecondition):
+    """``named_by``: the alias by which it was asked for. ``field``: where it was named besides the reference."""
+
+    reason = "ADAPTER_YANKED"
+
+    def __init__(self, version: AdapterVersion, *, named_by: str = "", field: str = "") -> None:
+        name = f"{version.brand}/{version.adapter}@{version.version}"
+        what = f", which {named_by!r} names," if named_by else ""
+        message = f"{name}{what} was withdrawn; ListAdapterVersions tells those that are ready"
+        super().__init__(message, metadata={"adapter": name}, violations=_violation(field, message, self.reason))
+
+
 class NothingToRollBack(FailedPrecondition):
     reason = "NOTHING_TO_ROLL_BACK"
 
     def __init__(self, alias: str) -> None:
         super().__init__(f"alias {alias!r} has never named another version", metadata={"alias": alias})
+
+
+class StoreNotConforming(FailedPrecondition):
+    """The message tells what the store did; a replica learns at its start alone whether that has changed."""
+
+    reason = "STORE_NOT_CONFORMING"
+
+    def __init__(self, broken: Mapping[str, str]) -> None:
+        rules = "; ".join(f"{rule}: {what}" for rule, what in broken.items())
+        super().__init__(
+            f"nothing is written, for the object store breaks what the registry relies on: {rules}",
+            metadata={"rules": ", ".join(broken)},
+        )
 
 
 class SeqNotReached(FailedPrecondition):
@@ -147,6 +176,19 @@ class SeqNotReached(FailedPrecondition):
         super().__init__(
             f"the log of {ref.brand}/{ref.adapter} ends at {found}, before min_seq {wanted}",
             metadata={"seq": str(found)},
+        )
+
+
+class VersionAliased(FailedPrecondition):
+    reason = "VERSION_ALIASED"
+
+    def __init__(self, version: AdapterVersion, aliases: Sequence[str]) -> None:
+        name = f"{version.brand}/{version.adapter}@{version.version}"
+        shown = ", ".join(aliases[:_MAX_ALIASES_SHOWN])
+        more = f" and {len(aliases) - _MAX_ALIASES_SHOWN} more" if len(aliases) > _MAX_ALIASES_SHOWN else ""
+        super().__init__(
+            f"{name} is named by {shown}{more}: give a replacement, or force it, and they are refused",
+            metadata={"adapter": name, "aliases": shown},
         )
 
 
@@ -198,6 +240,15 @@ class StoreUnavailable(Unavailable):
         super().__init__(f"the object store cannot be reached: {cause}", retry_after_s=1.0)
 
 
+class StoreNotProbed(StoreUnavailable):
+    reason = "STORE_NOT_PROBED"
+
+    def __init__(self, cause: object) -> None:
+        Unavailable.__init__(
+            self, f"nothing is written before the object store has been probed: {cause}", retry_after_s=2.0
+        )
+
+
 class OutcomeUnknown(Unavailable):
     reason = "OUTCOME_UNKNOWN"
 
@@ -236,3 +287,7 @@ class StoreRefused(Internal):
 
     def __init__(self, cause: object) -> None:
         super().__init__(f"the object store refused: {cause}")
+
+
+def _violation(field: str, description: str, reason: str) -> list[FieldViolation]:
+    return [FieldViolation(field, description, reason)] if field else []

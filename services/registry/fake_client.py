@@ -17,7 +17,7 @@ from services.registry.commit_log import Surroundings
 from services.registry.content import Content, pieces_of
 from services.registry.convert import by_field
 from services.registry.core import assemble
-from services.registry.messages import AdapterEvent, AliasMove, Page, Published, PublishHeader
+from services.registry.messages import AdapterEvent, AliasMove, Page, Published, PublishHeader, Yanked, check_reason
 from services.registry.object_store import InMemoryObjectStore
 from services.registry.paging import check_page_size
 
@@ -139,6 +139,21 @@ class FakeRegistryClient:
         self, brand: str, adapter: str, *, alias: str = PRODUCTION, reason: str = "", deadline_s: float = 0
     ) -> AliasMove:
         return await self._catalog.rollback(brand, adapter, alias, reason=reason)
+
+    async def yank(
+        self,
+        brand: str,
+        adapter: str,
+        version: int,
+        *,
+        reason: str,
+        replacement: int = 0,
+        force: bool = False,
+        deadline_s: float = 0,
+    ) -> Yanked:
+        with by_field():
+            target, reason = AdapterRef(brand, adapter, version), check_reason(reason)
+        return await self._catalog.yank(target, reason=reason, replacement=replacement, force=force)
 
     async def history(
         self,

@@ -32,6 +32,13 @@ def check_text(field: str, text: str, limit: int = MAX_TEXT_CHARACTERS) -> str:
     return text
 
 
+def check_reason(reason: str) -> str:
+    """Why something is done that nobody should do without saying so."""
+    if not reason.strip():
+        raise Malformed("reason", "is required")
+    return check_text("reason", reason)
+
+
 @dataclass(frozen=True)
 class PublishHeader:
     """What a publisher says of a file before sending it."""
@@ -89,9 +96,18 @@ class AliasMove:
     seq: int
 
 
+@dataclass(frozen=True)
+class Yanked:
+    """A version that was withdrawn, and the record of the log that says so."""
+
+    version: AdapterVersion
+    seq: int
+
+
 class EventKind(StrEnum):
     PUBLISHED = "published"
     ALIAS_SET = "alias_set"
+    YANKED = "yanked"
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Sequence
+from typing import TypeVar
 
 from looksmith.nouns import Malformed
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
+#: Of a page's items as text: gRPC's clients take messages of 4 MiB.
+MAX_PAGE_BYTES = 2 << 20
+
+T = TypeVar("T")
 
 
 def check_page_size(size: int) -> int:
@@ -21,6 +27,16 @@ def check_page_size(size: int) -> int:
     if size > MAX_PAGE_SIZE:
         raise Malformed("page_size", f"must be at most {MAX_PAGE_SIZE}, not {size}")
     return size or DEFAULT_PAGE_SIZE
+
+
+def fitting(items: Sequence[T]) -> Sequence[T]:
+    """As many of the first items as one message should hold; at least one, if there is one."""
+    size = 0
+    for count, item in enumerate(items):
+        size += len(repr(item).encode())
+        if size > MAX_PAGE_BYTES and count:
+            return items[:count]
+    return items
 
 
 def token(scope: list[str], after: str) -> str:

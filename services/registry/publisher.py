@@ -6,7 +6,7 @@ hold is looksmith.lora's to say, and what a version is, adapter_state's.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 from opentelemetry import metrics, trace
@@ -39,23 +39,33 @@ class Publisher:
         blobs: Blobs,
         judging: Judging,
         around: Surroundings,
+        who: Callable[[], str] = lambda: "",
     ) -> None:
+        """``who``: names whoever is being answered, where a header does not."""
+        self._who = who
         self._adapters, self._brands, self._blobs = adapters, brands, blobs
         self._judging, self._around = judging, around
 
-    async def publish(self, header: PublishHeader, chunks: AsyncIterator[bytes]) -> Published:
+    async def publish(
+        self, header: PublishHeader, chunks: AsyncIterator[bytes], *, first_goes_live: bool = True
+    ) -> Published:
         """Makes a file the adapter's next version, unless the adapter holds it already.
+
+        Args:
+            header: what the file is.
+            chunks: its bytes.
+            first_goes_live: whether the adapter's first version becomes "production" if the header names no alias.
 
         Raises:
             InvalidArgument: the family is unknown, or the file is refused (AdapterRefused, E_SIZE).
-            BrandNotFound, BrandQuota, RequestIdReused, DigestMismatch: as they say.
+            BrandNotFound, BrandQuota, RequestIdReused, DigestMismatch, AdapterYanked: as they say.
             StoreUnavailable, OutcomeUnknown, LogContended: as CommitLog.commit.
         """
         structlog.contextvars.bind_contextvars(
             brand=header.brand, adapter=header.adapter, request_id=header.request_id, digest=header.digest
         )
         try:
-            published = await self._publish(header, chunks)
+            published = await self._publish(header, chunks, first_goes_live=first_goes_live)
         except LooksmithError as error:
             # One label value a class of error: the first code of a bad file, else the reason.
             code = error.violations[0].reason if error.violations else error.reason
@@ -70,7 +80,9 @@ class Publisher:
         )
         return published
 
-    async def _publish(self, header: PublishHeader, chunks: AsyncIterator[bytes]) -> Published:
+    async def _publish(
+        self, header: PublishHeader, chunks: AsyncIterator[bytes], *, first_goes_live: bool
+    ) -> Published:
         # 1. What the header alone decides.
         judge = self._judging(header)
         brand = (await self._brands.head(header.brand)).record
@@ -88,16 +100,16 @@ class Publisher:
             stored = StoredVersion(self._version(header, received), blob, header.request_id)
 
         # 3. The record that makes it visible.
-        return await self._commit(header, stored)
+        return await self._commit(header, stored, first_goes_live=first_goes_live)
 
-    async def _commit(self, header: PublishHeader, stored: StoredVersion) -> Published:
+    async def _commit(self, header: PublishHeader, stored: StoredVersion, *, first_goes_live: bool) -> Published:
         already: Published | None = None
 
         def decide(head: AdapterRecord | None) -> VersionPublished | None:
             nonlocal already
             state = head.state if head else None
             already = already_published(state, header)
-            return None if already else publication(state, stored, header.aliases)
+            return None if already else publication(state, stored, header.aliases, first_goes_live=first_goes_live)
 
         with tracer.start_as_current_span("publish.commit"):
             record, _ = await self._adapters.commit(header.brand, header.adapter, decide=decide)
@@ -131,7 +143,7 @@ class Publisher:
             size_bytes=received.inspection.file_bytes,
             manifest=manifest_of(received.inspection, header.base_digest),
             publish_time=self._around.wall_clock(),
-            publisher=header.publisher,
+            publisher=header.publisher or self._who(),
             note=header.note,
             labels=dict(header.labels),
         )

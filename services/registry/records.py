@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from looksmith.nouns import Brand
 from services.registry import adapter_state
-from services.registry.adapter_state import AdapterState, AliasSet, VersionPublished
+from services.registry.adapter_state import AdapterState, Event
 from services.registry.commit_log import CommitLog, Record, Schema
 from services.registry.shelf import Head, Shelf
 
@@ -26,11 +26,11 @@ def apply_put(_state: Brand | None, event: BrandPut, seq: int, time: datetime) -
     return replace(event.brand, version=seq, update_time=time)
 
 
-AdapterLog = CommitLog[VersionPublished | AliasSet, AdapterState]
-AdapterHead = Head[VersionPublished | AliasSet, AdapterState]
-AdapterRecord = Record[VersionPublished | AliasSet, AdapterState]
-AdapterShelf = Shelf[VersionPublished | AliasSet, AdapterState]
+AdapterLog = CommitLog[Event, AdapterState]
+AdapterHead = Head[Event, AdapterState]
+AdapterRecord = Record[Event, AdapterState]
+AdapterShelf = Shelf[Event, AdapterState]
 BrandShelf = Shelf[BrandPut, Brand]
 
-ADAPTER = Schema(TypeAdapter(Record[adapter_state.Event, AdapterState]), adapter_state.apply)
+ADAPTER = Schema(TypeAdapter(Record[Event, AdapterState]), adapter_state.apply)
 BRAND = Schema(TypeAdapter(Record[BrandPut, Brand]), apply_put)

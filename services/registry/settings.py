@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr
 
-from services.chassis.settings import ServiceSettings
+from services.chassis.settings import Names, ServiceSettings
 
 
 class RegistrySettings(ServiceSettings):
@@ -24,7 +24,7 @@ class RegistrySettings(ServiceSettings):
     """host:port of MinIO, or of any other store with its API that honours `If-None-Match: *`. Required."""
 
     store_access_key: str
-    """Access key of MinIO. Required; needs to read, write and list the bucket."""
+    """Access key of MinIO. Required; needs to read, write, list and delete in the bucket."""
 
     store_secret_key: SecretStr
     """Secret key of MinIO. Required."""
@@ -47,9 +47,21 @@ class RegistrySettings(ServiceSettings):
     spool: Path | None = None
     """Folder where uploads wait for their verdict, each up to max_adapter_bytes. Unset: the system's temporary one."""
 
+    tokens: Path | None = None
+    """TOML file of bearer tokens: [[token]] tables with name, sha256 of the token, actions (read, publish, promote,
+    manage) and brands (patterns such as "acme-*"). May be replaced at any time. Unset: whoever reaches the port may do
+    everything, as on a laptop."""
+
+    protected_aliases: Names = ("production",)
+    """Aliases that only tokens with the action "promote" move, separated by commas: what they name is painted."""
+
     head_max_age_s: float = Field(default=1.0, ge=0)
     """Seconds for which a replica answers from memory before it asks the store for news. 1 s: a moved alias is seen
     everywhere a second later, and a busy adapter costs the store one small read a second."""
+
+    feed_every_s: float = Field(default=0.25, gt=0)
+    """Seconds between looks for what other replicas have committed, each a small listing of the store: watchers then
+    hear of it within a second."""
 
     reconcile_s: float = Field(default=60.0, gt=0)
     """Seconds between full reads of all heads, which let memory answer for every adapter when the store is down."""

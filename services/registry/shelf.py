@@ -28,6 +28,9 @@ PATIENCE_S = 1.0
 E = TypeVar("E")
 S = TypeVar("S")
 
+#: Names of a log, its newest record, and whether this replica wrote that.
+News = Callable[[tuple[str, ...], Record[E, S], bool], None]
+
 
 @dataclass(frozen=True)
 class Head(Generic[E, S]):
@@ -55,6 +58,12 @@ class Shelf(Generic[E, S]):
         self._in_use: WeakValueDictionary[tuple[str, ...], CommitLog[E, S]] = WeakValueDictionary()
         self._kept: dict[tuple[str, ...], CommitLog[E, S]] = {}
         self._ask_again_at = float("-inf")
+        self._told: dict[tuple[str, ...], int] = {}
+        self._listeners: list[News[E, S]] = []
+
+    def listen(self, listener: News[E, S]) -> None:
+        """Has ``listener`` told of every newest record that this replica comes to know, and whether it wrote it."""
+        self._listeners.append(listener)
 
     def log(self, *names: str) -> CommitLog[E, S]:
         """The log of these names; one object, and so one lock, for all who use it at a time."""
@@ -94,15 +103,22 @@ class Shelf(Generic[E, S]):
     ) -> tuple[Record[E, S] | None, bool]:
         """CommitLog.commit on the log of these names."""
         known = self.log(*names)
+        wrote = False
         try:
-            return await known.commit(decide)
+            record, wrote = await known.commit(decide)
+            return record, wrote
         finally:
-            self._keep(names, known)
+            self._keep(names, known, wrote=wrote)
 
     def remembered(self) -> dict[tuple[str, ...], Record[E, S]]:
         """The newest known record of every log that has one."""
         return {names: known.head for names, known in self._kept.items() if known.head}
 
-    def _keep(self, names: tuple[str, ...], known: CommitLog[E, S]) -> None:
-        if known.head is not None:
-            self._kept[names] = known
+    def _keep(self, names: tuple[str, ...], known: CommitLog[E, S], *, wrote: bool = False) -> None:
+        if known.head is None:
+            return
+        self._kept[names] = known
+        if known.seq > self._told.get(names, 0):
+            self._told[names] = known.seq
+            for listener in self._listeners:
+                listener(names, known.head, wrote)

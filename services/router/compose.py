@@ -35,7 +35,7 @@ async def router(
     """A serving router. ``registry`` and ``clock`` replace the real ones in tests."""
     async with AsyncExitStack() as stack:
         if registry is None:
-            channel = open_channel(settings.registry)
+            channel = open_channel(settings.registry, token=settings.registry_token.get_secret_value())
             registry = RegistryClient(await stack.enter_async_context(channel))
         fleet = Fleet(router=settings.name, lease_s=settings.lease_s, clock=clock, now=lambda: datetime.now(UTC))
         memory = RequestMemory(clock=clock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from services.chassis.settings import ServiceSettings
 
@@ -17,6 +17,9 @@ class RouterSettings(ServiceSettings):
 
     registry: str = Field(min_length=1)
     """Address of the registry, host:port. Required."""
+
+    registry_token: SecretStr = SecretStr("")
+    """Token that the registry is shown; it needs to read every brand. Unset: none, where the registry asks for none."""
 
     default_recipe: str = ""
     """Recipe of requests when neither they nor the brand name one. Empty: the fleet's only recipe."""

@@ -46,6 +46,19 @@ def test_publishing_the_same_file_again_makes_no_new_version(system: System) -> 
     assert again["version"]["version"] == 1
 
 
+def test_a_yanked_version_is_painted_no_more_and_listed_as_such(system: System) -> None:
+    published = system.run("publish", "harbour/spare", "models/studio/brands/harbour/house-style.safetensors")
+    assert published.returncode == 0, published.stderr
+    yanked = system.run("yank", "harbour/spare@1", "--reason=the old logo", "--force")
+    assert (yanked.returncode, yanked.stdout) == (0, "harbour/spare@1 is withdrawn\n"), yanked.stderr
+    for adapter in ("spare", "spare@1"):
+        refused = system.run("generate", "harbour", "a mug", f"--adapter={adapter}")
+        assert (refused.returncode, "[ADAPTER_YANKED]" in refused.stderr) == (4, True), refused.stderr
+    listed = {a["name"]: a["yanked_versions"] for a in system.json("adapters", "harbour")["adapters"]}
+    assert listed == {"house-style": [], "spare": [1]}
+    assert "production=1 (yanked)" in system.run("adapters", "harbour").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
@@ -57,6 +70,8 @@ def test_publishing_the_same_file_again_makes_no_new_version(system: System) -> 
         (("generate", "inkwell", "mug " * 60), 4, "PROMPT_TOO_LONG"),
         (("generate", "inkwell", "a mug", "--steps=3"), 4, "STEPS_UNSUPPORTED"),
         (("publish", "inkwell/logo", "README.md"), 4, "E_"),
+        (("yank", "inkwell/house-style@1", "--reason=r"), 4, "VERSION_ALIASED"),
+        (("yank", "inkwell/house-style@9", "--reason=r"), 3, "VERSION_NOT_FOUND"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_reason(

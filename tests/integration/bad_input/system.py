@@ -28,6 +28,7 @@ from looksmith.v1 import generation_pb2_grpc as rpc
 from looksmith.v1 import registry_pb2 as registry_pb
 from services.gpu_worker.compose import gpu_worker
 from services.gpu_worker.settings import WorkerSettings
+from services.registry import layout
 from services.registry.client import RegistryClient, measured
 from services.registry.compose import registry
 from services.registry.messages import Published, PublishHeader
@@ -113,10 +114,11 @@ class System:
         return sorted(found)
 
     def objects(self) -> list[str]:
-        """Every key in the store, asked past the registry."""
+        """Every key in the store but those of a registry's own probe, asked past the registry."""
         keys = (self.store.access_key, self.store.secret_key)
         client = Minio(self.store.endpoint, *keys, secure=False, region="us-east-1")
-        return sorted(str(found.object_name) for found in client.list_objects(self.bucket, recursive=True))
+        found = (str(each.object_name) for each in client.list_objects(self.bucket, recursive=True))
+        return sorted(key for key in found if not key.startswith(layout.PROBES))
 
     def unfinished(self) -> list[Path]:
         """Files of uploads and downloads that have not ended."""

@@ -12,8 +12,9 @@ from looksmith.errors import LooksmithError, error_from_rpc
 from looksmith.lora import Code
 from looksmith.v1 import registry_pb2 as pb
 from services.registry.convert import header_to_pb
-from tests.integration.bad_input.adapter_files import HOSTILE, good_lora
+from tests.integration.bad_input.adapter_files import good_lora
 from tests.integration.bad_input.system import PUBLISHED_AS, System, header_for
+from tests.unit.looksmith.lora.hostile_files import HOSTILE, Hostile
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
 
@@ -24,15 +25,15 @@ async def refused(system: System, data: bytes, **fields: object) -> LooksmithErr
     return caught.value
 
 
-@pytest.mark.parametrize(("data", "code"), HOSTILE.values(), ids=HOSTILE.keys())
-async def test_a_hostile_file_is_refused_with_what_why_and_what_to_do(system: System, data: bytes, code: str) -> None:
-    error = await refused(system, data)
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE.keys())
+async def test_a_hostile_file_is_refused_with_what_why_and_what_to_do(system: System, hostile: Hostile) -> None:
+    error = await refused(system, hostile.build(), family=hostile.family)
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "ADAPTER_REFUSED")
     first = error.violations[0]
-    assert (first.field, first.reason) == ("chunk", code)
-    assert Code[code].why in first.description
-    assert error.message.startswith(f"{code}: ")
-    assert Code[code].fix in error.message
+    assert (first.field, first.reason) == ("chunk", hostile.code.name)
+    assert hostile.code.why in first.description
+    assert error.message.startswith(f"{hostile.code}: ")
+    assert hostile.code.fix in error.message
 
 
 async def test_an_empty_file_is_refused_by_its_size(system: System) -> None:

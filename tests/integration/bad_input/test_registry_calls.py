@@ -71,6 +71,28 @@ CASES = {
         grpc.StatusCode.FAILED_PRECONDITION,
         "NOTHING_TO_ROLL_BACK",
     ),
+    "yank of no version": missing(
+        "VERSION_NOT_FOUND", "YankAdapterVersion", pb.YankAdapterVersionRequest(**LOOK, version=ABSURD, reason="r")
+    ),
+    "yank of what is in production": Case(
+        "YankAdapterVersion",
+        pb.YankAdapterVersionRequest(**LOOK, version=1, reason="r"),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "VERSION_ALIASED",
+    ),
+    "yank without a reason": invalid(
+        "reason", "YankAdapterVersion", pb.YankAdapterVersionRequest(**LOOK, version=1, force=True)
+    ),
+    "replacement by itself": invalid(
+        "replacement", "YankAdapterVersion", pb.YankAdapterVersionRequest(**LOOK, version=1, replacement=1, reason="r")
+    ),
+    "replacement by nothing": Case(
+        "YankAdapterVersion",
+        pb.YankAdapterVersionRequest(**LOOK, version=1, replacement=ABSURD, reason="r"),
+        NOT_FOUND,
+        "VERSION_NOT_FOUND",
+        "replacement",
+    ),
     "alias that has moved": Case(
         "PromoteAdapter",
         pb.PromoteAdapterRequest(ref=look(version=2), expected_version=2),

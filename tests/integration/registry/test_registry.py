@@ -18,9 +18,11 @@ from looksmith.errors import InvalidArgument
 from looksmith.lora import table_to_json
 from looksmith.nouns import AdapterRef, Brand
 from services.registry.client import RegistryClient
+from services.registry.errors import AdapterYanked
+from services.registry.messages import EventKind
 from services.registry.minio_store import MinioObjectStore
 from services.registry.seaweedfs import RunningStore
-from tests.unit.registry.parts import TABLE, a_core, header_for, lora_file, publish
+from tests.unit.registry.parts import TABLE, Clock, a_core, header_for, lora_file, publish
 
 pytestmark = pytest.mark.integration
 
@@ -101,3 +103,43 @@ async def test_racing_replicas_lose_and_double_no_version(weed: RunningStore) ->
         versions = (await a_core(store).catalog.list_versions("race", "style", 100, "")).items
         assert {each.digest for each in versions} == {each.version.digest for each in published}
         assert (await a_core(store).catalog.get("race", "style")).seq == 8
+
+
+async def test_a_version_yanked_by_force_is_refused_at_every_replica_within_the_age_of_its_memory_and_remembered(
+    weed: RunningStore,
+) -> None:
+    async with MinioObjectStore(
+        endpoint=weed.endpoint,
+        access_key=weed.access_key,
+        secret_key=weed.secret_key,
+        bucket=weed.bucket,
+        secure=False,
+        region="us-east-1",
+    ) as store:
+        clocks = Clock(), Clock()
+        here, there = (a_core(store, clock=clock, seed=i, max_age_s=1) for i, clock in enumerate(clocks))
+        look = AdapterRef("yanked", "style")
+        await here.brands.put(Brand("yanked"))
+        data = lora_file()
+        published = await publish(here, data, brand="yanked", publisher="ann")
+        assert (await there.catalog.resolve(look)).version == published.version
+        in_force = clocks[0].wall()
+        clocks[0].seconds += 60
+
+        yanked = await here.catalog.yank(AdapterRef("yanked", "style", 1), force=True, reason="the old logo")
+        clocks[1].seconds += 0.9
+        assert (await there.catalog.resolve(look)).seq == 1
+        clocks[1].seconds += 0.1
+        with pytest.raises(AdapterYanked):
+            await there.catalog.resolve(look)
+        digest = published.version.digest
+        assert b"".join([piece async for piece in await there.catalog.open("yanked", digest)]) == data
+
+        told, first = (await there.catalog.history("yanked", "style", 10, "")).items
+        assert (told.seq, told.kind, told.version, told.reason) == (yanked.seq, EventKind.YANKED, 1, "the old logo")
+        assert (first.kind, first.actor) == (EventKind.PUBLISHED, "ann")
+        then = (await there.catalog.history("yanked", "style", 1, "", at_time=in_force)).items[0]
+        assert [(alias.name, alias.version) for alias in then.aliases] == [("production", 1)]
+        assert then.kind is EventKind.PUBLISHED
+        assert await there.catalog.yank(AdapterRef("yanked", "style", 1), reason="again") == yanked
+        assert (await a_core(store).catalog.get("yanked", "style")).seq == yanked.seq

@@ -19,7 +19,8 @@ from PIL import Image
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from looksmith.errors import DeadlineExceeded, LooksmithError
+from looksmith.errors import DeadlineExceeded, FailedPrecondition, LooksmithError
+from looksmith.nouns import AdapterUse, Brand
 from looksmith.v1 import adapter_pb2
 from looksmith.v1 import generation_pb2 as pb
 from services.chassis import interceptors
@@ -28,7 +29,9 @@ from services.gpu_worker.client import WorkerClient
 from services.gpu_worker.compose import gpu_worker
 from services.gpu_worker.engine.fake import Costs, FakeEngine
 from services.gpu_worker.settings import WorkerSettings
+from services.registry.client import FakeRegistryClient
 from tests.unit.gpu_worker.worker_parts import FilesRegistry, content, eventually, facts
+from tests.unit.registry.parts import header_for
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 
 @asynccontextmanager
 async def worker(
-    folder: Path, registry: FilesRegistry, engine: FakeEngine | None = None, **environ: str
+    folder: Path, registry: FilesRegistry | FakeRegistryClient, engine: FakeEngine | None = None, **environ: str
 ) -> AsyncIterator[WorkerClient]:
     settings = WorkerSettings.read(
         {
@@ -264,6 +267,28 @@ async def test_retry_under_the_same_id_ends_the_first_try_and_paints_what_is_mis
         assert caught.value.reason == "SUPERSEDED"
         engine.gate.release(10)
         assert [r.image_done.image for r in await retry if r.HasField("image_done")] == [1]
+
+
+async def test_a_withdrawn_version_is_refused_as_the_registry_says_but_painted_where_a_router_pinned_it_before(
+    tmp_path: Path,
+) -> None:
+    registry, data = FakeRegistryClient(), content("acme")
+    await registry.put_brand(Brand("acme", default_adapters=(AdapterUse("look"),)))
+    await registry.publish(header_for(data, adapter="look", family="studio"), [data])
+    await registry.yank("acme", "look", 1, force=True, reason="the old logo")
+    adapter = adapter_pb2.PinnedAdapter(adapter="look", version=1, digest=hashlib.sha256(data).hexdigest(), weight=1)
+    pinned = pb.Pinned(adapters=[adapter], recipe_digest="s" * 64, final_prompt="kite!", attempt=1, router="r1")
+    async with worker(tmp_path, registry) as client:
+        for use in (
+            adapter_pb2.AdapterUse(adapter="look"),
+            adapter_pb2.AdapterUse(adapter="look", version=1),
+            adapter_pb2.AdapterUse(adapter="look", digest=adapter.digest),
+        ):
+            with pytest.raises(FailedPrecondition) as caught:
+                await answers(client, pb.GenerateRequest(brand="acme", prompt="a kite", adapters=[use]))
+            assert (caught.value.reason, caught.value.metadata) == ("ADAPTER_YANKED", {"adapter": "acme/look@1"})
+        responses = await answers(client, pb.GenerateRequest(brand="acme", prompt="a kite", pinned=pinned))
+    assert kinds(responses)[-1] == "finished"
 
 
 async def test_other_content_under_an_id_that_is_being_painted_is_refused(

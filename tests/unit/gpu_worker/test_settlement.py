@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from looksmith.errors import InvalidField, NotFound
+from looksmith.errors import FailedPrecondition, InvalidField, NotFound
 from looksmith.nouns import AdapterRef, PinnedAdapter
-from services.chassis.painting import AdapterYanked, PaintRequest, Pinned
+from services.chassis.painting import PaintRequest, Pinned
 from services.gpu_worker.errors import PromptTooLong, RecipeNotServed
 from services.gpu_worker.settlement import Settler
 from tests.unit.gpu_worker.worker_parts import Changes, FilesRegistry, content, facts
@@ -92,5 +92,6 @@ async def test_unknown_brands_and_withdrawn_versions_are_refused(registry: Files
     with pytest.raises(NotFound):
         await settler(registry).settle(request(brand="nobody"))
     registry.yank(AdapterRef("acme", "look"))
-    with pytest.raises(AdapterYanked):
+    with pytest.raises(FailedPrecondition) as caught:
         await settler(registry).settle(request())
+    assert caught.value.reason == "ADAPTER_YANKED"

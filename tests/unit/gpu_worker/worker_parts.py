@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from looksmith.errors import NotFound
-from looksmith.nouns import AdapterManifest, AdapterRef, AdapterUse, AdapterVersion, Brand, Resolved, VersionState
+from looksmith.errors import FailedPrecondition, NotFound
+from looksmith.nouns import AdapterManifest, AdapterRef, AdapterUse, AdapterVersion, Brand, Resolved
 from services.chassis.painting import RecipeFacts
 from services.gpu_worker.clock import steady_clock
 from services.gpu_worker.disk_cache import DiskCache
@@ -72,6 +72,7 @@ class FilesRegistry:
     def __init__(self) -> None:
         self.brands: dict[str, Brand] = {}
         self.versions: dict[AdapterRef, Resolved] = {}
+        self.yanked: set[AdapterRef] = set()
         self.served: dict[str, bytes] = {}
         self.downloads: Counter[str] = Counter()
         self.gates: dict[str, asyncio.Event] = {}
@@ -96,8 +97,7 @@ class FilesRegistry:
         return digest
 
     def yank(self, ref: AdapterRef) -> None:
-        resolved = self.versions[ref]
-        self.versions[ref] = replace(resolved, version=replace(resolved.version, state=VersionState.YANKED))
+        self.yanked.add(ref)
 
     async def get_brand(self, name: str) -> Brand:
         self.calls += 1
@@ -109,6 +109,8 @@ class FilesRegistry:
         self.calls += 1
         if ref not in self.versions:
             raise NotFound(f"{ref} is not known", reason="VERSION_NOT_FOUND")
+        if ref in self.yanked:
+            raise FailedPrecondition(f"{ref} was withdrawn", reason="ADAPTER_YANKED")
         return self.versions[ref]
 
     async def download(self, brand: str, digest: str) -> AsyncIterator[bytes]:

@@ -18,7 +18,7 @@ from looksmith.errors import (
     NotFound,
     OutOfRange,
 )
-from looksmith.nouns import AdapterRef, AdapterUse, Brand, BrandLimits
+from looksmith.nouns import AdapterRef, AdapterUse, Brand, BrandLimits, VersionState
 from services.registry.client import FakeRegistryClient, RegistryClient
 from services.registry.messages import EventKind, Page
 from tests.unit.registry.parts import header_for, lora_file
@@ -203,6 +203,107 @@ class RegistryContract:
         assert caught.value.reason == "NOTHING_TO_ROLL_BACK"
         with pytest.raises(NotFound):
             await acme.rollback("acme", "style", alias="canary")
+
+    # Yanking
+
+    async def test_yanking_an_aliased_version_wants_a_replacement_or_force(self, acme: Registry) -> None:
+        with pytest.raises(FailedPrecondition) as caught:
+            await acme.yank("acme", "style", 1, reason="the old logo")
+        assert (caught.value.reason, caught.value.metadata["aliases"]) == ("VERSION_ALIASED", "production")
+        assert (await acme.resolve(STYLE)).seq == 2
+
+    async def test_a_replacement_takes_the_aliases_of_a_yanked_version(self, acme: Registry) -> None:
+        yanked = await acme.yank("acme", "style", 1, replacement=2, reason="the old logo")
+        assert (yanked.version.version, yanked.version.state, yanked.seq) == (1, VersionState.YANKED, 3)
+        assert (await acme.resolve(STYLE, min_seq=3)).version.version == 2
+        with pytest.raises(FailedPrecondition) as caught:
+            await acme.rollback("acme", "style")
+        assert caught.value.reason == "ADAPTER_YANKED"
+
+    async def test_a_yanked_version_is_refused_by_alias_number_and_digest_and_its_file_is_not(
+        self, acme: Registry
+    ) -> None:
+        data = lora_file("1")
+        await acme.yank("acme", "style", 1, force=True, reason="the old logo")
+        for pick in ("production", 1, header_for(data).digest):
+            with pytest.raises(FailedPrecondition) as caught:
+                await acme.resolve(AdapterRef("acme", "style", pick))
+            assert (caught.value.reason, caught.value.metadata) == ("ADAPTER_YANKED", {"adapter": "acme/style@1"})
+        assert (await acme.resolve(AdapterRef("acme", "style", 2))).version.version == 2
+        assert b"".join([piece async for piece in acme.download("acme", header_for(data).digest)]) == data
+
+    async def test_yanking_twice_is_answered_alike_and_makes_no_record(self, acme: Registry) -> None:
+        once = await acme.yank("acme", "style", 2, reason="the old logo")
+        await acme.set_alias("acme", "style", "canary", 1)
+        assert await acme.yank("acme", "style", 2, reason="the old logo") == once
+        assert (await acme.get_adapter("acme", "style")).seq == once.seq + 1
+
+    async def test_no_alias_moves_to_a_yanked_version(self, acme: Registry) -> None:
+        await acme.yank("acme", "style", 2, reason="the old logo")
+        for call in (acme.promote(AdapterRef("acme", "style", 2)), acme.set_alias("acme", "style", "canary", 2)):
+            with pytest.raises(FailedPrecondition) as caught:
+                await call
+            assert caught.value.reason == "ADAPTER_YANKED"
+        assert [alias.name for alias in (await acme.get_adapter("acme", "style")).aliases] == ["production"]
+
+    @pytest.mark.parametrize(
+        ("version", "replacement", "said", "error", "reason", "field"),
+        [
+            (2, 0, "", InvalidArgument, "INVALID_ARGUMENT", "reason"),
+            (2, 0, " \n", InvalidArgument, "INVALID_ARGUMENT", "reason"),
+            (2, 0, "x" * 2001, InvalidArgument, "INVALID_ARGUMENT", "reason"),
+            (0, 0, "bad", InvalidArgument, "INVALID_ARGUMENT", "version"),
+            (2, 2, "bad", InvalidArgument, "INVALID_ARGUMENT", "replacement"),
+            (2, 9, "bad", NotFound, "VERSION_NOT_FOUND", "replacement"),
+            (9, 0, "bad", NotFound, "VERSION_NOT_FOUND", None),
+        ],
+    )
+    async def test_what_is_wrong_with_a_yank_is_named(
+        self,
+        acme: Registry,
+        *,
+        version: int,
+        replacement: int,
+        said: str,
+        error: type[LooksmithError],
+        reason: str,
+        field: str | None,
+    ) -> None:
+        with pytest.raises(error) as caught:
+            await acme.yank("acme", "style", version, replacement=replacement, reason=said)
+        assert caught.value.reason == reason
+        assert [violation.field for violation in caught.value.violations] == ([field] if field else [])
+        assert (await acme.get_adapter("acme", "style")).seq == 2
+
+    async def test_a_yanked_version_replaces_none(self, acme: Registry) -> None:
+        await acme.yank("acme", "style", 2, reason="the old logo")
+        with pytest.raises(FailedPrecondition) as caught:
+            await acme.yank("acme", "style", 1, replacement=2, reason="the old logo")
+        assert (caught.value.reason, caught.value.violations[0].field) == ("ADAPTER_YANKED", "replacement")
+
+    async def test_yanking_what_was_never_published_is_not_found(self, acme: Registry) -> None:
+        with pytest.raises(NotFound) as caught:
+            await acme.yank("acme", "logo", 1, reason="the old logo")
+        assert caught.value.reason == "ADAPTER_NOT_FOUND"
+
+    async def test_the_bytes_of_a_yanked_version_are_not_published_again(self, acme: Registry) -> None:
+        data = lora_file("3")
+        await acme.publish(header_for(data, request_id="r"), [data])
+        await acme.yank("acme", "style", 3, reason="the old logo")
+        with pytest.raises(FailedPrecondition) as caught:
+            await acme.publish(header_for(data), [data])
+        assert (caught.value.reason, caught.value.violations[0].field) == ("ADAPTER_YANKED", "digest")
+        repeated = await acme.publish(header_for(data, request_id="r"), [data])
+        assert (repeated.version.version, repeated.already_existed) == (3, False)
+        assert repeated.version.state is VersionState.YANKED
+
+    async def test_lists_and_history_show_a_yanked_version_and_why(self, acme: Registry) -> None:
+        await acme.yank("acme", "style", 1, replacement=2, reason="the old logo")
+        states = [version.state for version in (await acme.list_versions("acme", "style")).items]
+        assert states == [VersionState.READY, VersionState.YANKED]
+        newest = (await acme.history("acme", "style")).items[0]
+        assert (newest.kind, newest.version, newest.reason) == (EventKind.YANKED, 1, "the old logo")
+        assert [(alias.name, alias.version) for alias in newest.aliases] == [("production", 2)]
 
     # Lists
 

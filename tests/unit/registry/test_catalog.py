@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 import pytest
 
 from looksmith.nouns import AdapterRef, Brand
+from services.registry import layout, paging
+from services.registry.core import Core
 from services.registry.errors import (
     AdapterNotFound,
+    AdapterYanked,
     BrandNotFound,
     DigestNotFound,
+    RecordCorrupt,
     SeqNotReached,
     StoreUnavailable,
 )
+from services.registry.messages import Page
 from services.registry.object_store import InMemoryObjectStore
 from tests.unit.registry.parts import Clock, FaultyStore, a_core, a_core_with_brand, lora_file, publish
 
 STYLE = AdapterRef("acme", "style")
+
+T = TypeVar("T")
 
 
 async def test_a_fresh_memory_answers_without_the_store() -> None:
@@ -141,3 +151,73 @@ async def test_asking_for_names_that_do_not_exist_leaves_nothing_in_memory() -> 
             await core.brands.get(f"brand-{n}")
     assert len(core.catalog._adapters._in_use) == 0
     assert core.catalog._adapters._kept == {}
+
+
+async def test_a_record_that_can_t_be_read_is_missing_alone() -> None:
+    store = InMemoryObjectStore()
+    writer = await a_core_with_brand(store)
+    for brand in ("bolt", "cut"):
+        await writer.brands.put(Brand(brand))
+        await publish(writer, lora_file(brand), brand=brand)
+    for log in (layout.brand_log("bolt"), layout.adapter_log("bolt", "style")):
+        store.objects[layout.slot(log, 1)] = b"{}"
+    reader = a_core(store, seed=1)
+    await reader.brands.reconcile()
+    await reader.catalog.reconcile()
+    assert [brand.name for brand in (await reader.brands.list_brands(10, "")).items] == ["acme", "cut"]
+    assert [adapter.brand for adapter in (await reader.catalog.list_adapters("", 10, "")).items] == ["cut"]
+    assert (await reader.catalog.resolve(AdapterRef("cut", "style"))).version.version == 1
+    with pytest.raises(RecordCorrupt):
+        await reader.catalog.resolve(AdapterRef("bolt", "style"))
+    with pytest.raises(RecordCorrupt):
+        await reader.brands.get("bolt")
+
+
+async def test_pages_too_large_for_a_message_are_shorter_and_nothing_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    core = await a_core_with_brand()
+    for number in range(12):
+        await publish(core, lora_file(str(number)), note="n" * 1000)
+    monkeypatch.setattr(paging, "MAX_PAGE_BYTES", 5000)
+
+    async def walk(list_page: Callable[[str], Awaitable[Page[T]]]) -> list[list[T]]:
+        pages: list[list[T]] = []
+        token = ""
+        while not pages or token:
+            page = await list_page(token)
+            pages.append(list(page.items))
+            token = page.next_token
+        return pages
+
+    versions = await walk(lambda token: core.catalog.list_versions("acme", "style", 1000, token))
+    assert [version.version for page in versions for version in page] == [*range(12, 0, -1)]
+    assert {len(page) for page in versions} <= {1, 2, 3, 4}
+    events = await walk(lambda token: core.catalog.history("acme", "style", 1000, token))
+    assert [event.seq for page in events for event in page] == [*range(12, 0, -1)]
+    assert len(events) > 1
+
+
+async def two_replicas_of_which_one_yanked() -> tuple[Core, Core]:
+    """The one that yanked acme/style@2, which has the file "2", and one that remembers only the version before."""
+    store = InMemoryObjectStore()
+    here, there = await a_core_with_brand(store), a_core(store, seed=1, max_age_s=1000)
+    await publish(here, lora_file("1"))
+    await there.catalog.resolve(STYLE)
+    await publish(here, lora_file("2"))
+    await here.catalog.yank(AdapterRef("acme", "style", 2), reason="the old logo")
+    return here, there
+
+
+async def test_a_replica_of_old_memory_moves_no_alias_to_what_another_yanked() -> None:
+    here, there = await two_replicas_of_which_one_yanked()
+    with pytest.raises(AdapterYanked):
+        await there.catalog.promote(AdapterRef("acme", "style", 2))
+    assert (await here.catalog.resolve(STYLE)).version.version == 1
+
+
+async def test_an_upload_of_what_was_yanked_while_it_came_is_refused_and_makes_no_version() -> None:
+    here, there = await two_replicas_of_which_one_yanked()
+    with pytest.raises(AdapterYanked):
+        await publish(there, lora_file("2"))
+    assert (await here.catalog.get("acme", "style")).latest_version == 2

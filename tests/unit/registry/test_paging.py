@@ -38,3 +38,11 @@ def test_zero_means_the_default_size_and_too_much_is_refused() -> None:
     assert (paging.check_page_size(0), paging.check_page_size(1000)) == (100, 1000)
     with pytest.raises(Malformed):
         paging.check_page_size(1001)
+
+
+def test_a_page_holds_what_a_message_can_and_at_least_one_item() -> None:
+    large, huge = "x" * (paging.MAX_PAGE_BYTES // 3), "y" * (2 * paging.MAX_PAGE_BYTES)
+    assert paging.fitting([]) == []
+    assert paging.fitting([large] * 5) == [large] * 2
+    assert paging.fitting([huge, large]) == [huge]
+    assert paging.fitting(["z"] * 1000) == ["z"] * 1000

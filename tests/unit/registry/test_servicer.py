@@ -63,6 +63,9 @@ async def refused(call: grpc.aio.Call) -> LooksmithError:
         ("SetAlias", pb.SetAliasRequest(brand="b", adapter="a", alias="x", version=1, reason="y" * 2001), "reason"),
         ("PromoteAdapter", pb.PromoteAdapterRequest(), "brand"),
         ("RollbackAdapter", pb.RollbackAdapterRequest(brand="b", adapter="a", alias="A"), "alias"),
+        ("YankAdapterVersion", pb.YankAdapterVersionRequest(brand="b", version=1, reason="r"), "adapter"),
+        ("YankAdapterVersion", pb.YankAdapterVersionRequest(brand="b", adapter="a", reason="r"), "version"),
+        ("YankAdapterVersion", pb.YankAdapterVersionRequest(brand="b", adapter="a", version=1), "reason"),
         ("GetAdapterHistory", pb.GetAdapterHistoryRequest(brand="b", adapter="a", page_size=9999), "page_size"),
     ],
 )
@@ -160,8 +163,6 @@ ADAPTERS, BRANDS = registry_pb2_grpc.AdapterRegistryServiceStub, brand_pb2_grpc.
     ("stub", "method", "request_"),
     [
         (ADAPTERS, "GetUpload", pb.GetUploadRequest()),
-        (ADAPTERS, "YankAdapterVersion", pb.YankAdapterVersionRequest()),
-        (ADAPTERS, "WatchAdapters", pb.WatchAdaptersRequest()),
         (BRANDS, "DeleteBrand", brand_pb2.DeleteBrandRequest()),
     ],
 )

@@ -3,13 +3,15 @@ from datetime import timedelta
 
 import pytest
 
-from looksmith.errors import InvalidField, LooksmithError, NotFound
-from looksmith.nouns import AdapterRef, AdapterUse
+from looksmith.errors import FailedPrecondition, InvalidField, LooksmithError, NotFound
+from looksmith.nouns import AdapterRef, AdapterUse, Brand
 from services.chassis.painting import Pinned, derived_seed
+from services.registry.client import FakeRegistryClient
 from services.router.admission import Admission, find_recipe
 from services.router.errors import NoWorker, RecipeAmbiguous, RecipeNotFound, RegistryLost, RequestIdReused
 from services.router.fleet import Fleet
 from services.router.request_memory import RequestMemory
+from tests.unit.registry.parts import header_for
 from tests.unit.router.router_parts import (
     DIGEST,
     NOON,
@@ -83,6 +85,21 @@ async def test_same_content_is_a_retry_and_other_content_is_refused(admission: A
     with pytest.raises(RequestIdReused):
         await admission.admit(request(prompt="a blue kite"))
     assert not second.this_try.superseded
+
+
+async def test_a_withdrawn_version_is_refused_as_the_registry_says_but_not_to_a_retry_that_pinned_it_before() -> None:
+    registry, data, clock = FakeRegistryClient(), b"not a LoRA", Clock()
+    await registry.put_brand(Brand("acme", default_adapters=(AdapterUse("look"),)))
+    await registry.publish(header_for(data, adapter="look", family="studio"), [data])
+    fleet = Fleet(router="r1", lease_s=3, clock=clock, now=lambda: NOON)
+    fleet.join(registration(), NoConnection())
+    admission = Admission(registry=registry, fleet=fleet, memory=RequestMemory(clock=clock))
+    accepted = await admission.admit(request("r1"))
+    await registry.yank("acme", "look", 1, force=True, reason="the old logo")
+    assert (await admission.admit(request("r1"))).settled.adapters == accepted.settled.adapters
+    with pytest.raises(FailedPrecondition) as caught:
+        await admission.admit(request("r2"))
+    assert (caught.value.reason, caught.value.metadata) == ("ADAPTER_YANKED", {"adapter": "acme/look@1"})
 
 
 async def test_retry_keeps_its_version_when_the_alias_has_moved(admission: Admission, brands: KnownBrands) -> None:

@@ -35,10 +35,15 @@ class FakeServers(
     fleet_pb2_grpc.FleetServiceServicer,
     rpc.ImageGenerationServiceServicer,
 ):
-    """Lists come two at a time, whatever page size was asked for. ``refusal`` is what Generate raises."""
+    """Lists come two at a time, whatever page size was asked for. ``refusal`` is what Generate raises.
+
+    ``yanked`` holds brands and versions; ``yanks`` what was asked to be withdrawn.
+    """
 
     brands: list[brand_pb2.Brand] = field(default_factory=list)
     adapters: list[adapter_pb2.Adapter] = field(default_factory=list)
+    yanked: set[tuple[str, int]] = field(default_factory=set)
+    yanks: list[registry_pb2.YankAdapterVersionRequest] = field(default_factory=list)
     workers: list[fleet_pb2.Worker] = field(default_factory=list)
     candidates: list[fleet_pb2.PlacementCandidate] = field(default_factory=list)
     refusal: LooksmithError | None = None
@@ -58,6 +63,29 @@ class FakeServers(
         start = int(request.page_token or 0)
         more = str(start + PAGE) if start + PAGE < len(found) else ""
         return registry_pb2.ListAdaptersResponse(adapters=found[start : start + PAGE], next_page_token=more)
+
+    def ListAdapterVersions(
+        self, request: registry_pb2.ListAdapterVersionsRequest, context: grpc.ServicerContext
+    ) -> registry_pb2.ListAdapterVersionsResponse:
+        found = next(a for a in self.adapters if (a.brand, a.name) == (request.brand, request.adapter))
+        newest = int(request.page_token or found.latest_version)
+        shown = range(newest, max(0, newest - PAGE), -1)
+        versions = [self._version(found.brand, found.name, number) for number in shown]
+        more = str(shown[-1] - 1) if shown[-1] > 1 else ""
+        return registry_pb2.ListAdapterVersionsResponse(versions=versions, next_page_token=more)
+
+    def YankAdapterVersion(
+        self, request: registry_pb2.YankAdapterVersionRequest, context: grpc.ServicerContext
+    ) -> registry_pb2.YankAdapterVersionResponse:
+        self.yanks.append(request)
+        self.yanked.add((request.brand, request.version))
+        version = self._version(request.brand, request.adapter, request.version)
+        return registry_pb2.YankAdapterVersionResponse(version=version, seq=9)
+
+    def _version(self, brand: str, adapter: str, number: int) -> adapter_pb2.AdapterVersion:
+        states = adapter_pb2.ADAPTER_VERSION_STATE_READY, adapter_pb2.ADAPTER_VERSION_STATE_YANKED
+        state = states[(brand, number) in self.yanked]
+        return adapter_pb2.AdapterVersion(brand=brand, adapter=adapter, version=number, state=state)
 
     def ListWorkers(
         self, request: fleet_pb2.ListWorkersRequest, context: grpc.ServicerContext

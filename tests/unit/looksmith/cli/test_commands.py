@@ -123,6 +123,35 @@ def test_adapters_as_json_are_a_brand_s_or_all_of_them(looksmith: Looksmith) -> 
     assert (listed["brand"], listed["latest_version"], listed["aliases"][0]["name"]) == ("inkwell", 12, "production")
 
 
+def test_adapters_show_which_versions_were_withdrawn_and_which_aliases_name_them(
+    looksmith: Looksmith, fakes: FakeServers
+) -> None:
+    fakes.yanked |= {("inkwell", 3), ("inkwell", 12), ("harbour", 1)}
+    harbour, inkwell = looksmith("adapters", width=200).stdout.splitlines()[1:3]
+    assert harbour.split()[-2:] == ["winter-campaign=12", "1"]
+    assert inkwell.rstrip().endswith("winter-campaign=12 (yanked)  3, 12")
+    listed = document(looksmith("adapters", "--json"))["adapters"]
+    assert [each["yanked_versions"] for each in listed] == [[1], [3, 12], []]
+
+
+@pytest.mark.parametrize(
+    ("options", "replacement", "force", "said"),
+    [
+        ((), 0, False, "inkwell/house-style@12 is withdrawn\n"),
+        (("--force",), 0, True, "inkwell/house-style@12 is withdrawn\n"),
+        (("--replacement", "11"), 11, False, "inkwell/house-style@12 is withdrawn; its aliases name version 11\n"),
+    ],
+)
+def test_yank_asks_for_what_it_was_told(
+    looksmith: Looksmith, fakes: FakeServers, *, options: tuple[str, ...], replacement: int, force: bool, said: str
+) -> None:
+    result = looksmith("yank", "inkwell/house-style@12", "--reason", "the old logo", *options)
+    assert (result.exit_code, result.stdout) == (0, said)
+    (asked,) = fakes.yanks
+    assert (asked.brand, asked.adapter, asked.version, asked.reason) == ("inkwell", "house-style", 12, "the old logo")
+    assert (asked.replacement, asked.force) == (replacement, force)
+
+
 def test_lists_that_are_empty_have_their_keys_in_json(looksmith: Looksmith, fakes: FakeServers) -> None:
     fakes.brands, fakes.adapters, fakes.workers, fakes.candidates = [], [], [], []
     assert document(looksmith("brands", "--json"))["brands"] == []
@@ -196,6 +225,7 @@ def test_a_refusal_is_one_line_on_standard_error_with_json_too(
         ("explain", "b"),
         ("generate", "b", "p"),
         ("promote", "b/a@1"),
+        ("yank", "b/a@1", "--reason", "r"),
         ("publish", "b/a", __file__),
     ],
     ids=lambda command: command[0],
@@ -220,6 +250,10 @@ def test_a_server_that_is_not_up_is_one_line_with_its_address_and_what_to_do(com
         ("generate", "b", "p", "--seed", str(2**64)),
         ("generate", "b", "p", "-n", "0"),
         ("promote", "inkwell"),
+        ("yank", "inkwell/house-style@2"),
+        ("yank", "inkwell/house-style", "--reason", "r"),
+        ("yank", "inkwell/house-style:canary", "--reason", "r"),
+        ("yank", "inkwell/house-style@2", "--reason", "r", "--replacement", "0"),
         ("publish", "b/a@3", __file__),
         ("publish", "b/a", "no-such-file"),
         ("up", "--port", "80"),

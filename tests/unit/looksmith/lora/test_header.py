@@ -97,7 +97,8 @@ def test_a_true_length_that_begins_like_a_pickle_is_no_pickle() -> None:
         (b'{"a": ', Code.E_JSON),
         (b'{"a": "\xff"}', Code.E_JSON),
         (b'{"a": NaN}', Code.E_JSON),
-        (b'{"a": ' + b"[" * 100_000, Code.E_JSON),
+        (b'{"a": ' + b"[" * 10_000, Code.E_JSON),
+        (b'{"a": ' + b"[" * 100_000, Code.E_TENSOR_COUNT),
         (b'{"a": ' + b"9" * 10_000 + b"}", Code.E_JSON),
         (b'{"a": 1} trailing', Code.E_JSON),
         (b'{"a": 1}', Code.E_JSON),
@@ -181,17 +182,17 @@ def test_refuses_tensors_that_do_not_tile_the_data(header: object, data: bytes) 
 
 
 def test_refuses_too_many_tensors() -> None:
-    header = {f"t{i}": entry(2 * i, 2 * i + 2) for i in range(20_001)}
-    assert refused(framed(header, bytes(2 * 20_001))) is Code.E_TENSOR_COUNT
+    header = {f"t{i}": entry(2 * i, 2 * i + 2) for i in range(6001)}
+    assert refused(framed(header, bytes(2 * 6001))) is Code.E_TENSOR_COUNT
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        b'{"a": [' + b"[]," * (2 << 20) + b"[]]}",
-        b'{"a": {"shape": [' + b"9," * (3 << 20) + b"9]}}",
-        b'{"a": "' + b'\\",' * (2 << 20) + b'", "b": [' + b"0," * 400_000,
-        b'{"a": "' + b'\\"' * (3 << 20),
+        b'{"a": [' + b"[]," * (1 << 20) + b"[]]}",
+        b'{"a": {"shape": [' + b"9," * (1 << 20) + b"9]}}",
+        b'{"a": "' + b'\\",' * (1 << 20) + b'", "b": [' + b"0," * 400_000,
+        b'{"a": "' + b'\\"' * (1 << 20),
     ],
     ids=["empty lists", "long shape", "behind a string", "string without end"],
 )
