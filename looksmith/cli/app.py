@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from looksmith.cli import access, demo, fleet, painting, publishing, up
+from looksmith.cli import access, demo, fleet, history, painting, publishing, up
 
 HELP = """Publish brands' LoRA adapters, paint with them, and see where and how fast it was done.
 
@@ -27,6 +27,8 @@ for command, example in (
     (publishing.adapters, "looksmith adapters inkwell"),
     (publishing.promote, "looksmith promote inkwell/house-style@2 --reason 'the client signed it off'"),
     (publishing.yank, "looksmith yank inkwell/house-style@2 --reason 'the old logo' --replacement 3"),
+    (history.rollback, "looksmith rollback inkwell/house-style --reason 'too dark in print'"),
+    (history.history, "looksmith history inkwell/house-style --at '2026-11-22 14:00:00'"),
     (access.token, "looksmith token acme-studio --brand 'acme-*' --action read --action publish"),
     (fleet.workers, "looksmith workers --routers 127.0.0.1:7400"),
     (fleet.explain, "looksmith explain inkwell"),

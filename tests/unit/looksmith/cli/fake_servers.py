@@ -43,6 +43,7 @@ class FakeServers(
     brands: list[brand_pb2.Brand] = field(default_factory=list)
     adapters: list[adapter_pb2.Adapter] = field(default_factory=list)
     yanked: set[tuple[str, int]] = field(default_factory=set)
+    events: list[registry_pb2.AdapterEvent] = field(default_factory=list)
     yanks: list[registry_pb2.YankAdapterVersionRequest] = field(default_factory=list)
     workers: list[fleet_pb2.Worker] = field(default_factory=list)
     candidates: list[fleet_pb2.PlacementCandidate] = field(default_factory=list)
@@ -81,6 +82,19 @@ class FakeServers(
         self.yanked.add((request.brand, request.version))
         version = self._version(request.brand, request.adapter, request.version)
         return registry_pb2.YankAdapterVersionResponse(version=version, seq=9)
+
+    def RollbackAdapter(
+        self, request: registry_pb2.RollbackAdapterRequest, context: grpc.ServicerContext
+    ) -> registry_pb2.RollbackAdapterResponse:
+        alias = adapter_pb2.Alias(name=request.alias, version=1)
+        return registry_pb2.RollbackAdapterResponse(alias=alias, previous_version=2, seq=9)
+
+    def GetAdapterHistory(
+        self, request: registry_pb2.GetAdapterHistoryRequest, context: grpc.ServicerContext
+    ) -> registry_pb2.GetAdapterHistoryResponse:
+        until = request.at_time.ToSeconds() if request.HasField("at_time") else float("inf")
+        events = [event for event in self.events if event.time.ToSeconds() <= until]
+        return registry_pb2.GetAdapterHistoryResponse(events=events[: request.page_size])
 
     def _version(self, brand: str, adapter: str, number: int) -> adapter_pb2.AdapterVersion:
         states = adapter_pb2.ADAPTER_VERSION_STATE_READY, adapter_pb2.ADAPTER_VERSION_STATE_YANKED

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from looksmith.cli.app import app
 from looksmith.errors import InvalidField, LooksmithError, NotFound, ResourceExhausted
-from looksmith.v1 import adapter_pb2, brand_pb2, fleet_pb2
+from looksmith.v1 import adapter_pb2, brand_pb2, fleet_pb2, registry_pb2
 from looksmith.v1 import generation_pb2 as pb
 from tests.unit.looksmith.cli.fake_servers import PICTURE, FakeServers, serving
 
@@ -134,6 +134,34 @@ def test_adapters_show_which_versions_were_withdrawn_and_which_aliases_name_them
     assert [each["yanked_versions"] for each in listed] == [[1], [3, 12], []]
 
 
+def test_rollback_tells_where_the_alias_is_and_was(looksmith: Looksmith) -> None:
+    result = looksmith("rollback", "inkwell/house-style", "--alias", "canary")
+    assert (result.exit_code, result.stdout) == (0, "canary is version 1 again (was 2)\n")
+
+
+def test_history_tells_what_happened_and_what_was_in_force_at_a_time(looksmith: Looksmith, fakes: FakeServers) -> None:
+    kinds = (
+        registry_pb2.ADAPTER_EVENT_KIND_YANKED,
+        registry_pb2.ADAPTER_EVENT_KIND_ALIAS_SET,
+        registry_pb2.ADAPTER_EVENT_KIND_PUBLISHED,
+    )
+    for seq, kind in zip((3, 2, 1), kinds, strict=True):
+        event = registry_pb2.AdapterEvent(seq=seq, kind=kind, version=2, actor="studio", reason="signed off")
+        event.time.FromSeconds(1_700_000_000 + seq)
+        if kind == registry_pb2.ADAPTER_EVENT_KIND_ALIAS_SET:
+            event.alias, event.previous_version = "production", 1
+        event.aliases.add(name="production", version=2)
+        fakes.events.append(event)
+    _, *lines = looksmith("history", "inkwell/house-style", width=120).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["3", "2", "1"]
+    told = ("yanked 2", "production: 1 to 2", "published 2")
+    assert all(text in line for text, line in zip(told, lines, strict=True))
+    assert all("2023-11-14 22:13:2" in line and "studio" in line and "production=2" in line for line in lines)
+    found = json.loads(looksmith("history", "inkwell/house-style", "--at", "2023-11-14 22:13:22", "--json").stdout)
+    assert [event["seq"] for event in found["events"]] == ["2", "1"]
+    assert len(looksmith("history", "inkwell/house-style", "-n", "1").stdout.splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "replacement", "force", "said"),
     [
@@ -250,6 +278,8 @@ def test_a_server_that_is_not_up_is_one_line_with_its_address_and_what_to_do(com
         ("generate", "b", "p", "--seed", str(2**64)),
         ("generate", "b", "p", "-n", "0"),
         ("promote", "inkwell"),
+        ("rollback", "inkwell/house-style@2"),
+        ("history", "inkwell/house-style:canary"),
         ("yank", "inkwell/house-style@2"),
         ("yank", "inkwell/house-style", "--reason", "r"),
         ("yank", "inkwell/house-style:canary", "--reason", "r"),
