@@ -114,11 +114,11 @@ class System:
         return sorted(found)
 
     def objects(self) -> list[str]:
-        """Every key in the store but those of a registry's own probe, asked past the registry."""
+        """Every key in the store but those of the registry's own probes and hints, asked past the registry."""
         keys = (self.store.access_key, self.store.secret_key)
         client = Minio(self.store.endpoint, *keys, secure=False, region="us-east-1")
         found = (str(each.object_name) for each in client.list_objects(self.bucket, recursive=True))
-        return sorted(key for key in found if not key.startswith(layout.PROBES))
+        return sorted(key for key in found if not key.startswith((layout.PROBES, layout.FEED)))
 
     def unfinished(self) -> list[Path]:
         """Files of uploads and downloads that have not ended."""

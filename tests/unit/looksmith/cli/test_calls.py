@@ -131,7 +131,7 @@ def test_what_a_server_of_ours_says_stays_as_it_is(error: LooksmithError) -> Non
 
 #: run() leaves by typer.Exit, which typer turns into a code; so does this.
 WAITING_COMMAND = """
-import asyncio, typer
+import asyncio, signal, typer
 from looksmith.cli.calls import run
 
 async def work():
@@ -141,6 +141,8 @@ async def work():
     finally:
         print("cleaned up")
 
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)  # whoever runs the tests may ignore some, as nohup does
 try:
     run(work())
 except typer.Exit as left:
