@@ -1,4 +1,18 @@
-"""Measures what Looksmith promises, one module a promise, each with `--json`.
+"""Measures what Looksmith promises. Asserts nothing that a slow machine could fail; tests do the judging.
 
-Asserts nothing that a slow machine could fail; tests do the judging.
+To be run, each with ``--json``:
+
+engine        swaps, batches and whole calls, beside diffusers and peft
+registry      races, lost answers, resolving and watching
+brands        many brands: files, and a registry that has them
+charts        draws what engine kept
+
+What these are made of:
+
+swaps         until an adapter can act        batches       different brands in one batch
+flatness      the same with hundreds          hidden_swaps  how much of a swap is waited for
+service       whole RPCs, cold brands         lost_answers  over unreliable_proxy, a bad network
+tiers_alone   the worker without its jobs     references    what a brand's pictures must look like
+bases         SD 1.5 and SDXL by configs      module_tables what of a base LoRA can adapt
+lora_files    LoRA files of every dialect     measure       contenders in turn; report: figures and bars
 """

@@ -6,17 +6,14 @@ python -m benchmarks.engine --json FILE [--model studio|sd15|sdxl] [--only swaps
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+
+from benchmarks.report import Bars, report
 
 #: What must hold, and which way, on a CPU; of swaps with SDXL's widths.
-BARS: dict[str, tuple[str, float]] = {
+BARS: Bars = {
     "swap_vs_load": (">=", 60),
     "swap_vs_hotswap": (">=", 12),
     "cold_file_vs_load": (">=", 10),
@@ -67,23 +64,6 @@ def measure(parts: list[str], *, model: str, device: str, threads: int, repeats:
     return figures
 
 
-def machine() -> dict[str, Any]:
-    import torch  # noqa: PLC0415  # as above
-
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in line
-    ]
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        **{package: version(package) for package in ("torch", "diffusers", "peft")},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -101,12 +81,8 @@ def main() -> None:
         threads=arguments.threads,
         repeats=arguments.repeats,
     )
-    for name, value in figures.items():
-        sign, bar = BARS.get(name, ("", 0.0)) if arguments.model != "sd15" else ("", 0.0)
-        held = "" if not sign else "  ok" if (value >= bar if sign == ">=" else value <= bar) else "  FALLS SHORT"
-        print(f"{name:28s} {value:12.3f}  {f'{sign} {bar:g}' if sign else ''}{held}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine(), "parts": parts, **figures}, indent=2) + "\n")
+    bars = BARS if arguments.model != "sd15" else {}
+    report(figures, bars, file=arguments.json, parts=parts)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import tempfile
@@ -26,8 +25,8 @@ import grpc
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.engine import machine
 from benchmarks.lost_answers import BRAND, LostAnswers, header, small_file
+from benchmarks.report import Bars, report
 from benchmarks.unreliable_proxy import Mischief, unreliable_proxy
 from looksmith.cli.processes import Processes
 from looksmith.cli.stack import CHECKOUT, READY_WITHIN_S, STORE_READY, free_run, is_serving
@@ -43,7 +42,7 @@ RESOLVES_PER_S, RESOLVE_S = 1000, 10
 WATCHERS, FLIPS = 200, 50
 
 #: What must hold, and which way.
-BARS: dict[str, tuple[str, float]] = {
+BARS: Bars = {
     "race_wrong": ("<=", 0),
     "lost_ack_wrong": ("<=", 0),
     "lost_ack_unknown_share": ("<=", 0.005),
@@ -249,12 +248,7 @@ async def main() -> None:
         async with registries(Path(folder)) as running:
             for part in arguments.only.split(","):
                 figures |= await PARTS[part](running)
-    for name, value in figures.items():
-        sign, bar = BARS.get(name, ("", 0.0))
-        held = "" if not sign else "  ok" if (value >= bar if sign == ">=" else value <= bar) else "  FALLS SHORT"
-        print(f"{name:28s} {value:12.3f}  {f'{sign} {bar:g}' if sign else ''}{held}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n")
+    report(figures, BARS, file=arguments.json)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,17 @@ class RunningStore:
     secret_key: str
     bucket: str
 
+    def client(self) -> MinioObjectStore:
+        """A way in, to be entered before use."""
+        return MinioObjectStore(
+            endpoint=self.endpoint,
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            bucket=self.bucket,
+            secure=False,
+            region="us-east-1",
+        )
+
 
 class WeedFailed(CannotStart):
     """SeaweedFS is not installed or did not get ready; the message holds the end of its log."""
@@ -151,14 +162,7 @@ async def _ready(store: RunningStore, process: asyncio.subprocess.Process, log_f
         async with asyncio.timeout(START_S):
             while process.returncode is None:
                 try:
-                    async with MinioObjectStore(
-                        endpoint=store.endpoint,
-                        access_key=store.access_key,
-                        secret_key=store.secret_key,
-                        bucket=store.bucket,
-                        secure=False,
-                        region="us-east-1",
-                    ) as client:
+                    async with store.client() as client:
                         await client.put_file("ready", log_file)
                         await client.delete("ready")
                         return

@@ -26,15 +26,12 @@ from services.gpu_worker.engine.protocol import (
     EngineJob,
     Event,
     HostAdapter,
-    ImageTask,
-    JobFailed,
 )
 from services.gpu_worker.engine.recipe import RecipeError
 from services.gpu_worker.engine.reference import ReferenceEngine
 from services.gpu_worker.engine.reference_lane import ReferenceLane
 from services.gpu_worker.engine.sampler_table import SamplerRefused, SamplerTable, sampler_table
-
-_WARM_UP = "warm-up"
+from services.gpu_worker.engine.warm_up import warm_up
 
 
 class BankEngine:
@@ -114,14 +111,7 @@ class BankEngine:
         )
         self._reference_lane = ReferenceLane(self._reference)
         # 4. Once through, so that the first job finds everything warm
-        for facts in self.recipes:
-            width, height = facts.sizes[0]
-            task = (ImageTask(0, 0),)
-            self.start(EngineJob(_WARM_UP, "", facts.name, "a", "", (), task, width, height, min(facts.steps), 0.0))
-            while events := self.tick():
-                for event in events:
-                    if isinstance(event, JobFailed):
-                        raise event.error
+        warm_up(self)
 
     def close(self) -> None:
         self._open.close()

@@ -28,7 +28,6 @@ from services.gpu_worker.engine.protocol import (
     Event,
     HostAdapter,
     ImageReady,
-    ImageTask,
     JobDone,
     JobFailed,
     Pixels,
@@ -39,8 +38,7 @@ from services.gpu_worker.engine.protocol import (
     WeightedAdapter,
 )
 from services.gpu_worker.engine.recipe import Recipe, RecipeError
-
-_WARM_UP = "warm-up"
+from services.gpu_worker.engine.warm_up import warm_up
 
 
 class ReferenceEngine:
@@ -96,14 +94,7 @@ class ReferenceEngine:
         self._tokens = CLIPTokenizer.from_pretrained(recipe.base / "tokenizer", local_files_only=True)
         self.table = table_from_folder(recipe.base, family=recipe.family, digest=facts[0].base_digest)
         self._facts = facts
-        for each in facts:
-            width, height = each.sizes[0]
-            task = (ImageTask(0, 0),)
-            self.start(EngineJob(_WARM_UP, "", each.name, "a", "", (), task, width, height, min(each.steps), 0.0))
-            while events := self.tick():
-                for event in events:
-                    if isinstance(event, JobFailed):
-                        raise event.error
+        warm_up(self)
 
     def close(self) -> None:
         """Nothing to end."""

@@ -9,7 +9,6 @@ import pytest
 from services.registry import layout
 from services.registry.commit_log import Surroundings
 from services.registry.conformance import Findings, Rule, probe
-from services.registry.minio_store import MinioObjectStore
 from services.registry.seaweedfs import RunningStore
 
 pytestmark = pytest.mark.integration
@@ -17,14 +16,7 @@ pytestmark = pytest.mark.integration
 
 async def test_seaweedfs_is_never_accused_and_nothing_is_left_in_it(weed: RunningStore) -> None:
     around, seconds = Surroundings(writer="probe"), []
-    async with MinioObjectStore(
-        endpoint=weed.endpoint,
-        access_key=weed.access_key,
-        secret_key=weed.secret_key,
-        bucket=weed.bucket,
-        secure=False,
-        region="us-east-1",
-    ) as store:
+    async with weed.client() as store:
         for _ in range(5):
             began = time.perf_counter()
             async with probe(store, new_id=around.new_id, wall_clock=around.wall_clock, sleep=around.sleep) as findings:

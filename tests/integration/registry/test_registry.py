@@ -20,7 +20,6 @@ from looksmith.nouns import AdapterRef, Brand
 from services.registry.client import RegistryClient
 from services.registry.errors import AdapterYanked
 from services.registry.messages import EventKind
-from services.registry.minio_store import MinioObjectStore
 from services.registry.seaweedfs import RunningStore
 from tests.unit.registry.parts import TABLE, Clock, a_core, header_for, lora_file, publish
 
@@ -86,14 +85,7 @@ async def test_a_publisher_s_file_comes_back_from_another_registry_process(weed:
 
 
 async def test_racing_replicas_lose_and_double_no_version(weed: RunningStore) -> None:
-    async with MinioObjectStore(
-        endpoint=weed.endpoint,
-        access_key=weed.access_key,
-        secret_key=weed.secret_key,
-        bucket=weed.bucket,
-        secure=False,
-        region="us-east-1",
-    ) as store:
+    async with weed.client() as store:
         replicas = [a_core(store, seed=seed) for seed in range(4)]
         await replicas[0].brands.put(Brand("race"))
         published = await asyncio.gather(
@@ -108,14 +100,7 @@ async def test_racing_replicas_lose_and_double_no_version(weed: RunningStore) ->
 async def test_a_version_yanked_by_force_is_refused_at_every_replica_within_the_age_of_its_memory_and_remembered(
     weed: RunningStore,
 ) -> None:
-    async with MinioObjectStore(
-        endpoint=weed.endpoint,
-        access_key=weed.access_key,
-        secret_key=weed.secret_key,
-        bucket=weed.bucket,
-        secure=False,
-        region="us-east-1",
-    ) as store:
+    async with weed.client() as store:
         clocks = Clock(), Clock()
         here, there = (a_core(store, clock=clock, seed=i, max_age_s=1) for i, clock in enumerate(clocks))
         look = AdapterRef("yanked", "style")
