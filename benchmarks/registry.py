@@ -1,15 +1,16 @@
 """Races, answers and tidings of registry replicas on a real store: ``--json`` keeps the figures.
 
-python -m benchmarks.registry --json FILE [--only races,lost,resolve,watch]
+python -m benchmarks.registry --json FILE [--only races,crashes,...]
 
 SeaweedFS, two registries on it and two behind a network that loses answers: processes of this machine, reached over
-gRPC on loopback.
+gRPC on loopback. Crashes and starts have a store and processes of their own.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import statistics
 import sys
 import tempfile
@@ -23,11 +24,17 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import structlog
 from tqdm import tqdm
 
+from benchmarks.crash_points import crashes
+from benchmarks.end_to_end import flips, publish_to_picture
+from benchmarks.garbage import garbage
 from benchmarks.lost_answers import BRAND, LostAnswers, header, small_file
 from benchmarks.report import Bars, report
+from benchmarks.restart import restart
 from benchmarks.unreliable_proxy import Mischief, unreliable_proxy
+from benchmarks.uploads import uploads
 from looksmith.cli.processes import Processes
 from looksmith.cli.stack import CHECKOUT, READY_WITHIN_S, STORE_READY, free_run, is_serving
 from looksmith.errors import LooksmithError
@@ -49,6 +56,17 @@ BARS: Bars = {
     "resolve_p99_ms": ("<=", 5),
     "watch_same_p99_ms": ("<=", 100),
     "watch_across_p99_ms": ("<=", 1000),
+    "crash_wrong": ("<=", 0),
+    "gc_missing": ("<=", 0),
+    "gc_faults": ("<=", 0),
+    "gc_reclaimed_share": (">=", 0.99),
+    "restart_s": ("<=", 3),
+    "restart_serving_s": ("<=", 3),
+    "flip_wrong": ("<=", 0),
+    "publish_to_picture_s": ("<=", 2),
+    "upload_vs_raw": (">=", 0.6),
+    "upload_memory_mib": ("<=", 64),
+    "upload_resent_parts": ("<=", 1),
 }
 
 
@@ -236,18 +254,35 @@ PARTS: dict[str, Callable[[Registries], Awaitable[dict[str, float]]]] = {
     "resolve": resolve,
     "watch": watch,
 }
+#: What wants a folder and nothing else.
+ALONE: dict[str, Callable[[Path], Awaitable[dict[str, float]]]] = {
+    "crashes": crashes,
+    "garbage": garbage,
+    "restart": restart,
+    "flips": flips,
+    "publish_to_picture": publish_to_picture,
+    "uploads": uploads,
+}
 
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
+    parts = ",".join([*PARTS, *ALONE])
+    parser.add_argument("--only", default=parts, help="parts, separated by commas; all: %(default)s")
     arguments = parser.parse_args()
+    # Registries in this process would tell of every publication.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     figures: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(prefix="registry-") as folder:
-        async with registries(Path(folder)) as running:
-            for part in arguments.only.split(","):
-                figures |= await PARTS[part](running)
+    wanted = arguments.only.split(",")
+    if together := [part for part in wanted if part not in ALONE]:
+        with tempfile.TemporaryDirectory(prefix="registry-") as folder:
+            async with registries(Path(folder)) as running:
+                for part in together:
+                    figures |= await PARTS[part](running)
+    for part in [part for part in wanted if part in ALONE]:
+        with tempfile.TemporaryDirectory(prefix="registry-") as folder:
+            figures |= await ALONE[part](Path(folder))
     report(figures, BARS, file=arguments.json)
 
 

@@ -74,6 +74,9 @@ class SlotsOnly:
     def keep(self, adapter: HostAdapter) -> None:
         self._pool.keep(adapter.digest, payload_of(adapter))
 
+    def forget(self, digest: str) -> None:
+        self._pool.forget(digest)
+
     def place(self, adapter: HostAdapter) -> None:
         self._bank.place(adapter.digest, payload_of(adapter))
         if self.device == "cuda":
@@ -95,6 +98,9 @@ class SlotsOnly:
         raise NotImplementedError(job)
 
     def stop(self, job: str) -> None:
+        raise NotImplementedError(job)
+
+    def curtail(self, job: str) -> bool:
         raise NotImplementedError(job)
 
     def tick(self) -> Sequence[Event]:

@@ -1,6 +1,6 @@
 """A proxy before an object store that loses answers and delivers late: what networks do, and often.
 
-Knows HTTP as far as it must to pass on one request after the other; nothing of what they mean.
+Knows when; nothing of what requests mean.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
 
-_HEAD_END = b"\r\n\r\n"
-_LONGEST_HEAD = 1 << 16
+from benchmarks.store_proxy import LONGEST_HEAD, answer_of, next_request
 
 
 @dataclass
@@ -38,7 +37,7 @@ async def unreliable_proxy(port: int, store_port: int, mischief: Mischief) -> As
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while request := await _request(reader):
+            while request := await next_request(reader):
                 mischief.requests += 1
                 if request.startswith(b"PUT ") and mischief.random.random() < mischief.late_puts:
                     mischief.late += 1
@@ -46,7 +45,7 @@ async def unreliable_proxy(port: int, store_port: int, mischief: Mischief) -> As
                     late.add(task)
                     task.add_done_callback(late.discard)
                     break
-                answer = await _forward(request, store_port)
+                answer = await answer_of(store_port, request)
                 if mischief.random.random() < mischief.lost_answers:
                     mischief.lost += 1
                     break
@@ -55,7 +54,7 @@ async def unreliable_proxy(port: int, store_port: int, mischief: Mischief) -> As
                 break  # the store was asked to close, and its answer may say so
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", port, limit=_LONGEST_HEAD)
+    server = await asyncio.start_server(serve, "127.0.0.1", port, limit=LONGEST_HEAD)
     try:
         yield
     finally:
@@ -63,30 +62,6 @@ async def unreliable_proxy(port: int, store_port: int, mischief: Mischief) -> As
         await asyncio.gather(*late, return_exceptions=True)
 
 
-async def _request(reader: asyncio.StreamReader) -> bytes:
-    """One request, head and body; nothing where the caller has hung up."""
-    try:
-        head = await reader.readuntil(_HEAD_END)
-    except asyncio.IncompleteReadError:
-        return b""
-    lines = [
-        line for line in head.removesuffix(_HEAD_END).split(b"\r\n") if not line.lower().startswith(b"connection:")
-    ]
-    length = next((int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length:")), 0)
-    body = await reader.readexactly(length)
-    return b"\r\n".join([*lines, b"Connection: close"]) + _HEAD_END + body
-
-
-async def _forward(request: bytes, port: int) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(request)
-        await writer.drain()
-        return await reader.read()
-    finally:
-        writer.close()
-
-
 async def _forward_late(request: bytes, port: int, mischief: Mischief) -> bytes:
     await asyncio.sleep(mischief.random.uniform(*mischief.late_by_s))
-    return await _forward(request, port)
+    return await answer_of(port, request)

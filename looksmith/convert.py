@@ -17,6 +17,7 @@ from looksmith.nouns import (
     Alias,
     Brand,
     BrandLimits,
+    Lineage,
     Malformed,
     PinnedAdapter,
     VersionState,
@@ -134,6 +135,7 @@ def adapter_from_pb(message: adapter_pb2.Adapter) -> Adapter:
         seq=message.seq,
         create_time=time_from_pb(message.create_time),
         update_time=time_from_pb(message.update_time),
+        withdrawn_versions=tuple(message.withdrawn_versions),
     )
 
 
@@ -146,6 +148,22 @@ def adapter_to_pb(adapter: Adapter) -> adapter_pb2.Adapter:
         seq=adapter.seq,
         create_time=time_to_pb(adapter.create_time),
         update_time=time_to_pb(adapter.update_time),
+        withdrawn_versions=adapter.withdrawn_versions,
+    )
+
+
+def lineage_from_pb(message: adapter_pb2.Lineage) -> Lineage:
+    return Lineage(tuple(message.trigger_words), message.clip_skip, message.prediction_type, message.trained_from)
+
+
+def lineage_to_pb(lineage: Lineage) -> adapter_pb2.Lineage | None:
+    if lineage == Lineage():
+        return None
+    return adapter_pb2.Lineage(
+        trigger_words=lineage.trigger_words,
+        clip_skip=lineage.clip_skip,
+        prediction_type=lineage.prediction_type,
+        trained_from=lineage.trained_from,
     )
 
 
@@ -160,6 +178,7 @@ def manifest_from_pb(message: adapter_pb2.AdapterManifest) -> AdapterManifest:
         components=tuple(message.components),
         convolutions=message.convolutions,
         warnings=tuple(message.warnings),
+        lineage=lineage_from_pb(message.lineage),
     )
 
 
@@ -174,6 +193,7 @@ def manifest_to_pb(manifest: AdapterManifest) -> adapter_pb2.AdapterManifest:
         components=manifest.components,
         convolutions=manifest.convolutions,
         warnings=manifest.warnings,
+        lineage=lineage_to_pb(manifest.lineage),
     )
 
 

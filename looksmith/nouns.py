@@ -17,6 +17,11 @@ MAX_ADAPTERS = 3
 MAX_WEIGHT = 2.0
 #: Of each of a brand's texts: a hundred records, a list's usual page, must fit in one message.
 MAX_TEXT_CHARACTERS = 2000
+MAX_TRIGGER_WORDS = 32
+MAX_TRIGGER_WORD_CHARACTERS = 128
+MAX_CLIP_SKIP = 12
+MAX_TRAINED_FROM_CHARACTERS = 256
+PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -157,7 +162,10 @@ class Alias:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A named series of versions; ``seq`` is the newest record of its log."""
+    """A named series of versions; ``seq`` is the newest record of its log.
+
+    ``withdrawn_versions`` were yanked by force: nobody paints with them any more, whatever was accepted before.
+    """
 
     brand: str
     name: str
@@ -166,6 +174,33 @@ class Adapter:
     seq: int
     create_time: datetime
     update_time: datetime
+    withdrawn_versions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What is known of an adapter's training; "", 0 or nothing: not known.
+
+    Attributes:
+        trigger_words: what a prompt needs for the adapter to show.
+        clip_skip: how many of the text encoder's last layers were left out, as diffusers counts.
+        prediction_type: one of PREDICTION_TYPES.
+        trained_from: name of the checkpoint.
+    """
+
+    trigger_words: tuple[str, ...] = ()
+    clip_skip: int = 0
+    prediction_type: str = ""
+    trained_from: str = ""
+
+    def or_else(self, other: Lineage) -> Lineage:
+        """This, with what ``other`` says where this says nothing."""
+        return Lineage(
+            trigger_words=self.trigger_words or other.trigger_words,
+            clip_skip=self.clip_skip or other.clip_skip,
+            prediction_type=self.prediction_type or other.prediction_type,
+            trained_from=self.trained_from or other.trained_from,
+        )
 
 
 @dataclass(frozen=True)
@@ -181,6 +216,7 @@ class AdapterManifest:
     components: tuple[str, ...]
     convolutions: bool
     warnings: tuple[str, ...] = ()
+    lineage: Lineage = Lineage()
 
 
 @dataclass(frozen=True)

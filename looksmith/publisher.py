@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import grpc
 
-from looksmith.errors import error_from_rpc
+from looksmith.convert import lineage_to_pb
 from looksmith.lora import pack
+from looksmith.nouns import Lineage
+from looksmith.uploading import CHUNK_BYTES, upload
 from looksmith.v1 import registry_pb2 as pb
 from looksmith.v1 import registry_pb2_grpc as rpc
 
-CHUNK_BYTES = 256 * 1024
 
-#: What grpc.aio makes of an answer that arrives while a chunk is being written, as early refusals do: the write fails,
-#: and the status is overwritten with INTERNAL of this text (grpc/grpc#36066, open; one in 170 refusals on 1.85). A
-#: publication can be repeated safely, and so it is; each try has the whole deadline.
-ANSWER_LOST, UPLOAD_TRIES = "Internal error from Core", 4
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    """What is stored: the file's bytes, or those of the packed folder; the same on every machine."""
+def _pieces(path: Path, offset: int = 0) -> Iterator[bytes]:
+    """What is stored, from a place on: the file's bytes, or those of the packed folder; the same on every machine."""
     if path.is_dir():
-        yield from pack(path).chunks()
+        for chunk in pack(path).chunks():
+            for start in range(offset, len(chunk), CHUNK_BYTES):
+                yield chunk[start : start + CHUNK_BYTES]
+            offset = max(0, offset - len(chunk))
         return
     with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            yield chunk
+        stream.seek(offset)
+        while piece := stream.read(CHUNK_BYTES):
+            yield piece
 
 
 async def publish(
@@ -43,6 +43,7 @@ async def publish(
     publisher: str = "",
     note: str = "",
     labels: Mapping[str, str] | None = None,
+    lineage: Lineage | None = None,
     request_id: str = "",
     on_progress: Callable[[int, int], None] = lambda _sent, _size: None,
     timeout_s: float = 600.0,
@@ -60,16 +61,18 @@ async def publish(
         publisher: who publishes.
         note: free text.
         labels: free labels.
-        request_id: repeat it to repeat the publication safely.
+        lineage: where the adapter comes from; what it leaves open, the file is asked for.
+        request_id: repeat it to repeat the publication safely, and to go on with an upload that broke off. Empty: one
+            is made up, for this call alone.
         on_progress: told (bytes sent, bytes in all).
-        timeout_s: for the whole upload, in seconds.
+        timeout_s: for the whole upload, in seconds; within it, what breaks off is gone on with.
 
     Raises:
         LooksmithError: the registry refused it; a bad file has one violation a finding.
         looksmith.lora.LoraError: the folder is no peft adapter.
     """
     digest, size = hashlib.sha256(), 0
-    for chunk in _chunks(path):
+    for chunk in _pieces(path):
         digest.update(chunk)
         size += len(chunk)
     header = pb.PublishHeader(
@@ -84,34 +87,13 @@ async def publish(
         publisher=publisher,
         note=note,
         labels=labels or {},
+        lineage=lineage_to_pb(lineage or Lineage()),
     )
 
-    async def messages() -> AsyncIterator[pb.PublishAdapterRequest]:
-        yield pb.PublishAdapterRequest(header=header)
-        sent = 0
-        for chunk in _chunks(path):
-            for start in range(0, len(chunk), CHUNK_BYTES):
-                part = chunk[start : start + CHUNK_BYTES]
-                yield pb.PublishAdapterRequest(chunk=part)
-                sent += len(part)
-                on_progress(sent, size)
-
-    stub = rpc.AdapterRegistryServiceStub(channel)
-    return await until_answered(lambda: stub.PublishAdapter(messages(), timeout=timeout_s))
-
-
-async def until_answered(
-    send: Callable[[], Awaitable[pb.PublishAdapterResponse]],
-) -> pb.PublishAdapterResponse:
-    """What an upload is answered; it is sent again where the answer was lost.
-
-    Raises:
-        LooksmithError: what the registry answered.
-    """
-    for tries_left in reversed(range(UPLOAD_TRIES)):
-        try:
-            return await send()
-        except grpc.aio.AioRpcError as error:
-            if error.details() != ANSWER_LOST or not tries_left:
-                raise error_from_rpc(error) from None
-    raise AssertionError("the last try returns or raises")
+    return await upload(
+        rpc.AdapterRegistryServiceStub(channel),
+        header,
+        partial(_pieces, path),
+        on_progress=lambda sent: on_progress(sent, size),
+        timeout_s=timeout_s,
+    )

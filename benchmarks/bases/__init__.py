@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import nn
 
-FAMILIES = ("sd15", "sdxl")  # Stable Diffusion 1.5 and Stable Diffusion XL base 1.0
+FAMILIES = ("sd15", "sd2", "sdxl")  # Stable Diffusion 1.5, Stable Diffusion 2.1 and Stable Diffusion XL base 1.0
 FOLDER = Path(__file__).parent
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from looksmith.cli import access, demo, fleet, history, painting, publishing, up
+from looksmith.cli import access, demo, fleet, history, painting, publishing, up, upkeep
 
 HELP = """Publish brands' LoRA adapters, paint with them, and see where and how fast it was done.
 
@@ -30,10 +30,13 @@ for command, example in (
     (history.rollback, "looksmith rollback inkwell/house-style --reason 'too dark in print'"),
     (history.history, "looksmith history inkwell/house-style --at '2026-11-22 14:00:00'"),
     (access.token, "looksmith token acme-studio --brand 'acme-*' --action read --action publish"),
+    (upkeep.fsck, "looksmith fsck --brand inkwell --read-files"),
+    (upkeep.collect, "looksmith collect --dry-run"),
     (fleet.workers, "looksmith workers --routers 127.0.0.1:7400"),
     (fleet.explain, "looksmith explain inkwell"),
 ):
     app.command(epilog=f"Example: {example}")(command)
+app.add_typer(upkeep.brand, name="brand")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from looksmith.cli.terminal import Problem, note, print_json, say
 from looksmith.lora import Code, Inspection, Inspector, LoraError, inspect, pack, packaged_table
 from looksmith.lora import Problem as Finding
+from looksmith.nouns import Lineage
 
 _TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 #: Turns what torch.save wrote into a file of safetensors; weights_only keeps a pickle from running code.
@@ -50,8 +52,21 @@ def check(path: Path, *, family: str, json: bool) -> None:
     say(f"  modules     {components}")
     say(f"  alpha/rank  {' '.join(f'{scale:.4g}' for scale in _scales(found))}")
     say(f"  size        {found.file_bytes} bytes, {found.parameters} parameters, sha256 {found.sha256}")
+    if found.lineage != Lineage():
+        say(f"  lineage     {in_words(found.lineage)}")
     for warning in found.warnings:
         note(f"{warning.code}: {warning.what}. {warning.code.why} {warning.code.fix}")
+
+
+def in_words(lineage: Lineage) -> str:
+    """What is known of an adapter's training; empty if nothing is."""
+    known = {
+        "trigger words": ", ".join(lineage.trigger_words),
+        "clip skip": lineage.clip_skip,
+        "predicts": lineage.prediction_type,
+        "trained from": lineage.trained_from,
+    }
+    return "; ".join(f"{name} {value}" for name, value in known.items() if value)
 
 
 def _inspection(path: Path, family: str) -> Inspection:
@@ -108,6 +123,7 @@ def _as_json(found: Inspection, path: Path) -> dict[str, object]:
         "parameters": found.parameters,
         "size_bytes": found.file_bytes,
         "sha256": found.sha256,
+        "lineage": asdict(found.lineage),
         "warnings": [
             {"code": one.code.name, "what": one.what, "why": one.code.why, "what_to_do": one.code.fix}
             for one in found.warnings

@@ -89,4 +89,4 @@ def _told(event: registry_pb2.AdapterEvent) -> str:
     kind = registry_pb2.AdapterEventKind.Name(event.kind).removeprefix(_KIND)
     if kind == "ALIAS_SET":
         return f"{event.alias}: {event.previous_version or 'unset'} to {event.version}"
-    return f"{kind.lower()} {event.version}"
+    return f"{kind.lower()} {event.version or 'with the brand'}"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
+from uuid import uuid4
 
 import grpc
 import typer
@@ -23,9 +26,11 @@ from looksmith.cli.calls import (
     to_registry,
 )
 from looksmith.cli.tables import table
-from looksmith.cli.terminal import Problem, note, one_line_errors, out, print_json, progress, say
-from looksmith.errors import error_from_rpc
+from looksmith.cli.terminal import Problem, err, note, one_line_errors, out, print_json, progress, say
+from looksmith.convert import lineage_from_pb
+from looksmith.errors import DeadlineExceeded, Unavailable, error_from_rpc
 from looksmith.lora import LoraError
+from looksmith.nouns import MAX_CLIP_SKIP, Lineage
 from looksmith.publisher import publish as publish_adapter
 from looksmith.v1 import adapter_pb2, brand_pb2, brand_pb2_grpc, registry_pb2, registry_pb2_grpc
 
@@ -48,6 +53,20 @@ def publish(
         list[str] | None, typer.Option(help="Alias that shall name this version; may be repeated.")
     ] = None,
     remark: Annotated[str, typer.Option("--note", help="Note for the history.")] = "",
+    trigger_word: Annotated[
+        list[str] | None, typer.Option(help="Word that a prompt needs for the adapter to show; may be repeated.")
+    ] = None,
+    clip_skip: Annotated[
+        int,
+        typer.Option(
+            min=0, max=MAX_CLIP_SKIP, help="Last layers of the text encoder that training left out; 0: not known."
+        ),
+    ] = 0,
+    prediction_type: Annotated[str, typer.Option(help="What the network predicts: epsilon or v_prediction.")] = "",
+    trained_from: Annotated[str, typer.Option(help="Name of the checkpoint that it was trained from.")] = "",
+    request_id: Annotated[
+        str, typer.Option(help="Goes on with an upload that broke off; or names this one, in case it does.")
+    ] = "",
     registry: Registry = REGISTRY_DEFAULT,
     json: Json = False,
 ) -> None:
@@ -55,7 +74,7 @@ def publish(
 
     The registry checks the file and numbers the version; the same bytes again make no new one. The first version goes
     into production; a later one goes there with --alias production, or with promote. A brand that has no record gets
-    one, with this adapter as its look.
+    one, with this adapter as its look. Where the adapter comes from is read from the file, unless the options say it.
     """
     if check:
         with one_line_errors():
@@ -63,6 +82,8 @@ def publish(
                 raise Problem("--check takes the file or folder, and no BRAND/ADAPTER beside it", 2)
             checking.check(check, family=family, json=json)
         return
+
+    request = request_id or uuid4().hex
 
     async def work() -> None:
         if path is None:
@@ -73,7 +94,7 @@ def publish(
         bar = progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), quiet=json)
         async with to_registry(registry) as channel:
             await ensure_brand(channel, ref.brand, ref.adapter)
-            with bar:
+            with bar, _saying_how_to_go_on(request):
                 task = bar.add_task(f"{ref.brand}/{ref.adapter}", total=None)
                 try:
                     done = await publish_adapter(
@@ -84,6 +105,8 @@ def publish(
                         family=family,
                         aliases=alias or [],
                         note=remark,
+                        lineage=Lineage(tuple(trigger_word or ()), clip_skip, prediction_type, trained_from),
+                        request_id=request,
                         on_progress=lambda sent, size: bar.update(task, completed=sent, total=size),
                     )
                 except LoraError as error:
@@ -96,10 +119,22 @@ def publish(
         names = f", now {' and '.join(done.aliases)}" if done.aliases else ""
         manifest = f"{v.manifest.dialect}, rank {'/'.join(map(str, v.manifest.ranks))}, {v.manifest.modules} modules"
         say(f"{v.brand}/{v.adapter} {word} version {v.version}{names} ({manifest}, sha256 {v.digest[:12]})")
+        if lineage := checking.in_words(lineage_from_pb(v.manifest.lineage)):
+            say(f"  {lineage}")
         for warning in v.manifest.warnings:
             note(warning)
 
     run(work())
+
+
+@contextmanager
+def _saying_how_to_go_on(request_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (Unavailable, DeadlineExceeded, asyncio.CancelledError):
+        hint = f"the registry keeps what it has got of a large file for a while: --request-id {request_id} goes on"
+        err.print(f"note: {hint}", soft_wrap=True)
+        raise
 
 
 async def ensure_brand(channel: grpc.aio.Channel, brand: str, adapter: str) -> None:
@@ -222,14 +257,15 @@ def yank(
         int | None, typer.Option(min=1, help="Version that the aliases of the withdrawn one shall name instead.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Withdraw it though aliases name it; they are refused from then on.")
+        bool, typer.Option("--force", help="Withdraw it though aliases name it, and from accepted requests too.")
     ] = False,
     registry: Registry = REGISTRY_DEFAULT,
 ) -> None:
     """Withdraw a version: no new request is painted with it, and no alias can be moved to it.
 
-    Requests that were accepted before are finished. The file stays, and so does the version in lists and the history.
-    A version that an alias names is withdrawn only with --replacement or --force.
+    Requests that were accepted before are finished, unless --force is given: of those, only the pictures that have
+    begun. The file stays, and so does the version in lists and the history. A version that an alias names is withdrawn
+    only with --replacement or --force; its aliases are refused from then on where there is no replacement.
     """
 
     async def work() -> None:

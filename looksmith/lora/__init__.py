@@ -11,6 +11,7 @@ peft_config  what a LoraConfig says about rank and alpha
 dialects     who wrote the file, and which tensors belong together
 canonical    header + table -> modules
 scan         one pass over the data
+lineage      where the adapter comes from, as its file says
 validate     may this file be published?
 packing      a peft folder as one file
 read         the weights, for the worker

@@ -6,7 +6,7 @@ data pass through once. An adapter that passes loads with every key applied.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from looksmith.lora.canonical import LoraModule, Plan, canonicalise
@@ -14,8 +14,10 @@ from looksmith.lora.dialects import Dialect
 from looksmith.lora.errors import Code, Problem, refusal
 from looksmith.lora.header import LENGTH_BYTES, Header, header_length, parse_header
 from looksmith.lora.limits import Limits
+from looksmith.lora.lineage import read_lineage
 from looksmith.lora.scan import DataScan
 from looksmith.lora.tables import ModuleTable
+from looksmith.nouns import Lineage
 
 _PIECE = 1 << 20  # bytes looked at in one go; arrays made on the way are no larger
 
@@ -31,6 +33,7 @@ class Inspection:
     dialect: Dialect
     modules: tuple[LoraModule, ...]  # sorted by component and path
     warnings: tuple[Problem, ...]
+    lineage: Lineage = field(default_factory=Lineage)  # as the file's metadata have it
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -136,7 +139,7 @@ class Inspector:
             raise refusal(Code.E_SIZE, f"only {self._seen} of {self._file_bytes} bytes came")
         if self._judged is None:
             raise refusal(Code.E_SIZE, f"the file has {self._seen} bytes, too few for any safetensors file")
-        _, plan, scan = self._judged
+        header, plan, scan = self._judged
         modules = plan.settle(scan.scalars, self._limits)
         return Inspection(
             sha256=self._sha256.hexdigest(),
@@ -146,6 +149,7 @@ class Inspector:
             dialect=plan.dialect,
             modules=modules,
             warnings=tuple(_warnings(modules, scan.nonzero, self._table, self._declared_base)),
+            lineage=read_lineage(header.metadata),
         )
 
 

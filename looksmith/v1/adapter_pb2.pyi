@@ -31,7 +31,7 @@ class _AdapterVersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_A
     ADAPTER_VERSION_STATE_READY: _AdapterVersionState.ValueType  # 1
     """May be served."""
     ADAPTER_VERSION_STATE_YANKED: _AdapterVersionState.ValueType  # 2
-    """Withdrawn: no alias may name it, and workers refuse it with ADAPTER_YANKED."""
+    """Yanked: no alias can be moved to it, and no new request is painted with it (ADAPTER_YANKED)."""
 
 class AdapterVersionState(_AdapterVersionState, metaclass=_AdapterVersionStateEnumTypeWrapper):
     """AdapterVersionState tells whether a version may be served."""
@@ -41,7 +41,7 @@ ADAPTER_VERSION_STATE_UNSPECIFIED: AdapterVersionState.ValueType  # 0
 ADAPTER_VERSION_STATE_READY: AdapterVersionState.ValueType  # 1
 """May be served."""
 ADAPTER_VERSION_STATE_YANKED: AdapterVersionState.ValueType  # 2
-"""Withdrawn: no alias may name it, and workers refuse it with ADAPTER_YANKED."""
+"""Yanked: no alias can be moved to it, and no new request is painted with it (ADAPTER_YANKED)."""
 Global___AdapterVersionState: _TypeAlias = AdapterVersionState  # noqa: Y015
 
 @_typing.final
@@ -178,12 +178,13 @@ class Adapter(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_VERSIONS_FIELD_NUMBER: _builtins.int
     brand: _builtins.str
     """Name of the owning brand."""
     name: _builtins.str
     """Name within the brand."""
     latest_version: _builtins.int
-    """Number of the newest version; 0 while the adapter has none."""
+    """Number of the newest version; 0 where all were erased with their brand."""
     seq: _builtins.int
     """Sequence number of the newest record of the adapter's log; grows with every change."""
     @_builtins.property
@@ -198,6 +199,10 @@ class Adapter(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the newest record."""
 
+    @_builtins.property
+    def withdrawn_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers of the versions that were yanked by force, ascending: workers stop painting with them at once."""
+
     def __init__(
         self,
         *,
@@ -208,10 +213,11 @@ class Adapter(_message.Message):
         seq: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        withdrawn_versions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "brand", b"brand", "create_time", b"create_time", "latest_version", b"latest_version", "name", b"name", "seq", b"seq", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "brand", b"brand", "create_time", b"create_time", "latest_version", b"latest_version", "name", b"name", "seq", b"seq", "update_time", b"update_time", "withdrawn_versions", b"withdrawn_versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -352,6 +358,7 @@ class AdapterManifest(_message.Message):
     COMPONENTS_FIELD_NUMBER: _builtins.int
     CONVOLUTIONS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    LINEAGE_FIELD_NUMBER: _builtins.int
     family: _builtins.str
     """Family of the base it was trained for: "studio", "sd15", "sdxl", ..."""
     base_digest: _builtins.str
@@ -376,6 +383,10 @@ class AdapterManifest(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What validation let pass but a publisher should know, one sentence each."""
 
+    @_builtins.property
+    def lineage(self) -> Global___Lineage:
+        """Where the adapter comes from, as its publisher or else its file says. Unset: neither says anything."""
+
     def __init__(
         self,
         *,
@@ -388,11 +399,48 @@ class AdapterManifest(_message.Message):
         components: _abc.Iterable[_builtins.str] | None = ...,
         convolutions: _builtins.bool = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        lineage: Global___Lineage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "components", b"components", "convolutions", b"convolutions", "dialect", b"dialect", "family", b"family", "modules", b"modules", "parameters", b"parameters", "ranks", b"ranks", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "components", b"components", "convolutions", b"convolutions", "dialect", b"dialect", "family", b"family", "lineage", b"lineage", "modules", b"modules", "parameters", b"parameters", "ranks", b"ranks", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AdapterManifest: _TypeAlias = AdapterManifest  # noqa: Y015
+
+@_typing.final
+class Lineage(_message.Message):
+    """Lineage is what is known of an adapter's training; of all that files say about themselves, no more is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIGGER_WORDS_FIELD_NUMBER: _builtins.int
+    CLIP_SKIP_FIELD_NUMBER: _builtins.int
+    PREDICTION_TYPE_FIELD_NUMBER: _builtins.int
+    TRAINED_FROM_FIELD_NUMBER: _builtins.int
+    clip_skip: _builtins.int
+    """Last layers of the text encoder that training left out, at most 12. 0: not known."""
+    prediction_type: _builtins.str
+    """What the network predicts: "epsilon" or "v_prediction". Empty: not known."""
+    trained_from: _builtins.str
+    """Name of the checkpoint that it was trained from, at most 256 characters. Empty: not known."""
+    @_builtins.property
+    def trigger_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Words that a prompt needs for the adapter to show, at most 32 of at most 128 characters."""
+
+    def __init__(
+        self,
+        *,
+        trigger_words: _abc.Iterable[_builtins.str] | None = ...,
+        clip_skip: _builtins.int = ...,
+        prediction_type: _builtins.str = ...,
+        trained_from: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clip_skip", b"clip_skip", "prediction_type", b"prediction_type", "trained_from", b"trained_from", "trigger_words", b"trigger_words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lineage: _TypeAlias = Lineage  # noqa: Y015

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class BrandServiceStub(object):
-    """BrandService keeps the record of every brand. The registry serves it.
+    """BrandService keeps the record of every brand. The registry serves it. Where it asks for tokens, reading needs the
+    action "read" for the brand and everything else "manage"; errors as AdapterRegistryService says.
     """
 
     def __init__(self, channel):
@@ -58,7 +59,8 @@ class BrandServiceStub(object):
 
 
 class BrandServiceServicer(object):
-    """BrandService keeps the record of every brand. The registry serves it.
+    """BrandService keeps the record of every brand. The registry serves it. Where it asks for tokens, reading needs the
+    action "read" for the brand and everything else "manage"; errors as AdapterRegistryService says.
     """
 
     def PutBrand(self, request, context):
@@ -84,7 +86,9 @@ class BrandServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteBrand(self, request, context):
-        """DeleteBrand erases a brand: record, adapters and compiled copies. The log keeps digests and times only.
+        """DeleteBrand erases a brand: its record, its adapters with their files, and all copies that workers keep. Of its
+        logs only numbers, digests and times remain. Repeating it finishes an erasure that broke off; the name can be
+        used again afterwards, version numbers are not. Fails with NOT_FOUND (BRAND_NOT_FOUND) if there never was one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,7 +126,8 @@ def add_BrandServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class BrandService(object):
-    """BrandService keeps the record of every brand. The registry serves it.
+    """BrandService keeps the record of every brand. The registry serves it. Where it asks for tokens, reading needs the
+    action "read" for the brand and everything else "manage"; errors as AdapterRegistryService says.
     """
 
     @staticmethod

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class BrandServiceStub:
-    """BrandService keeps the record of every brand. The registry serves it."""
+    """BrandService keeps the record of every brand. The registry serves it. Where it asks for tokens, reading needs the
+    action "read" for the brand and everything else "manage"; errors as AdapterRegistryService says.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,11 +44,16 @@ class BrandServiceStub:
     ListBrands: _grpc.UnaryUnaryMultiCallable[_brand_pb2.ListBrandsRequest, _brand_pb2.ListBrandsResponse]
     """ListBrands returns records ordered by name, a page at a time."""
     DeleteBrand: _grpc.UnaryUnaryMultiCallable[_brand_pb2.DeleteBrandRequest, _brand_pb2.DeleteBrandResponse]
-    """DeleteBrand erases a brand: record, adapters and compiled copies. The log keeps digests and times only."""
+    """DeleteBrand erases a brand: its record, its adapters with their files, and all copies that workers keep. Of its
+    logs only numbers, digests and times remain. Repeating it finishes an erasure that broke off; the name can be
+    used again afterwards, version numbers are not. Fails with NOT_FOUND (BRAND_NOT_FOUND) if there never was one.
+    """
 
 @_typing.type_check_only
 class BrandServiceAsyncStub(BrandServiceStub):
-    """BrandService keeps the record of every brand. The registry serves it."""
+    """BrandService keeps the record of every brand. The registry serves it. Where it asks for tokens, reading needs the
+    action "read" for the brand and everything else "manage"; errors as AdapterRegistryService says.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutBrand: _aio.UnaryUnaryMultiCallable[_brand_pb2.PutBrandRequest, _brand_pb2.PutBrandResponse]  # type: ignore[assignment]
@@ -58,10 +65,15 @@ class BrandServiceAsyncStub(BrandServiceStub):
     ListBrands: _aio.UnaryUnaryMultiCallable[_brand_pb2.ListBrandsRequest, _brand_pb2.ListBrandsResponse]  # type: ignore[assignment]
     """ListBrands returns records ordered by name, a page at a time."""
     DeleteBrand: _aio.UnaryUnaryMultiCallable[_brand_pb2.DeleteBrandRequest, _brand_pb2.DeleteBrandResponse]  # type: ignore[assignment]
-    """DeleteBrand erases a brand: record, adapters and compiled copies. The log keeps digests and times only."""
+    """DeleteBrand erases a brand: its record, its adapters with their files, and all copies that workers keep. Of its
+    logs only numbers, digests and times remain. Repeating it finishes an erasure that broke off; the name can be
+    used again afterwards, version numbers are not. Fails with NOT_FOUND (BRAND_NOT_FOUND) if there never was one.
+    """
 
 class BrandServiceServicer(metaclass=_abc_1.ABCMeta):
-    """BrandService keeps the record of every brand. The registry serves it."""
+    """BrandService keeps the record of every brand. The registry serves it. Where it asks for tokens, reading needs the
+    action "read" for the brand and everything else "manage"; errors as AdapterRegistryService says.
+    """
 
     @_abc_1.abstractmethod
     def PutBrand(
@@ -95,6 +107,9 @@ class BrandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _brand_pb2.DeleteBrandRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_brand_pb2.DeleteBrandResponse, _abc.Awaitable[_brand_pb2.DeleteBrandResponse]]:
-        """DeleteBrand erases a brand: record, adapters and compiled copies. The log keeps digests and times only."""
+        """DeleteBrand erases a brand: its record, its adapters with their files, and all copies that workers keep. Of its
+        logs only numbers, digests and times remain. Repeating it finishes an erasure that broke off; the name can be
+        used again afterwards, version numbers are not. Fails with NOT_FOUND (BRAND_NOT_FOUND) if there never was one.
+        """
 
 def add_BrandServiceServicer_to_server(servicer: BrandServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -35,6 +35,8 @@ class _AdapterEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Adap
     """An alias was set or moved."""
     ADAPTER_EVENT_KIND_YANKED: _AdapterEventKind.ValueType  # 3
     """A version was yanked."""
+    ADAPTER_EVENT_KIND_ERASED: _AdapterEventKind.ValueType  # 4
+    """The brand was erased, and with it all versions and aliases up to here."""
 
 class AdapterEventKind(_AdapterEventKind, metaclass=_AdapterEventKindEnumTypeWrapper):
     """AdapterEventKind tells what a log record records."""
@@ -47,7 +49,53 @@ ADAPTER_EVENT_KIND_ALIAS_SET: AdapterEventKind.ValueType  # 2
 """An alias was set or moved."""
 ADAPTER_EVENT_KIND_YANKED: AdapterEventKind.ValueType  # 3
 """A version was yanked."""
+ADAPTER_EVENT_KIND_ERASED: AdapterEventKind.ValueType  # 4
+"""The brand was erased, and with it all versions and aliases up to here."""
 Global___AdapterEventKind: _TypeAlias = AdapterEventKind  # noqa: Y015
+
+class _StoreFaultKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StoreFaultKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StoreFaultKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STORE_FAULT_KIND_UNSPECIFIED: _StoreFaultKind.ValueType  # 0
+    """Never sent."""
+    STORE_FAULT_KIND_FILE_MISSING: _StoreFaultKind.ValueType  # 1
+    """A version's file, or a part of one, is not there."""
+    STORE_FAULT_KIND_FILE_SIZE: _StoreFaultKind.ValueType  # 2
+    """A version's file has another size than it was published with."""
+    STORE_FAULT_KIND_FILE_DIGEST: _StoreFaultKind.ValueType  # 3
+    """A version's file has other bytes than it was published with."""
+    STORE_FAULT_KIND_RECORD_CORRUPT: _StoreFaultKind.ValueType  # 4
+    """A record can't be read, or does not follow from the one before."""
+    STORE_FAULT_KIND_RECORD_MISSING: _StoreFaultKind.ValueType  # 5
+    """A record is missing between others."""
+    STORE_FAULT_KIND_OBJECT_UNKNOWN: _StoreFaultKind.ValueType  # 6
+    """An object that no Looksmith registry puts there."""
+    STORE_FAULT_KIND_NOT_ERASED: _StoreFaultKind.ValueType  # 7
+    """Something of an erased brand is left; DeleteBrand once more removes it."""
+
+class StoreFaultKind(_StoreFaultKind, metaclass=_StoreFaultKindEnumTypeWrapper):
+    """StoreFaultKind tells faults apart."""
+
+STORE_FAULT_KIND_UNSPECIFIED: StoreFaultKind.ValueType  # 0
+"""Never sent."""
+STORE_FAULT_KIND_FILE_MISSING: StoreFaultKind.ValueType  # 1
+"""A version's file, or a part of one, is not there."""
+STORE_FAULT_KIND_FILE_SIZE: StoreFaultKind.ValueType  # 2
+"""A version's file has another size than it was published with."""
+STORE_FAULT_KIND_FILE_DIGEST: StoreFaultKind.ValueType  # 3
+"""A version's file has other bytes than it was published with."""
+STORE_FAULT_KIND_RECORD_CORRUPT: StoreFaultKind.ValueType  # 4
+"""A record can't be read, or does not follow from the one before."""
+STORE_FAULT_KIND_RECORD_MISSING: StoreFaultKind.ValueType  # 5
+"""A record is missing between others."""
+STORE_FAULT_KIND_OBJECT_UNKNOWN: StoreFaultKind.ValueType  # 6
+"""An object that no Looksmith registry puts there."""
+STORE_FAULT_KIND_NOT_ERASED: StoreFaultKind.ValueType  # 7
+"""Something of an erased brand is left; DeleteBrand once more removes it."""
+Global___StoreFaultKind: _TypeAlias = StoreFaultKind  # noqa: Y015
 
 @_typing.final
 class PublishAdapterRequest(_message.Message):
@@ -57,8 +105,11 @@ class PublishAdapterRequest(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    CRC32_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     """The next bytes of the file, at most 1 MiB; every later message."""
+    crc32: _builtins.int
+    """CRC-32 of the chunk, as in zlib, gzip and PNG. Unset: not checked; DATA_LOSS (CHUNK_CORRUPT) if it differs."""
     @_builtins.property
     def header(self) -> Global___PublishHeader:
         """What the file is; the first message."""
@@ -68,13 +119,19 @@ class PublishAdapterRequest(_message.Message):
         *,
         header: Global___PublishHeader | None = ...,
         chunk: _builtins.bytes = ...,
+        crc32: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_crc32", b"_crc32", "chunk", b"chunk", "crc32", b"crc32", "header", b"header", "part", b"part"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_crc32", b"_crc32", "chunk", b"chunk", "crc32", b"crc32", "header", b"header", "part", b"part"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__crc32: _TypeAlias = _typing.Literal["crc32"]  # noqa: Y015
+    _WhichOneofArgType__crc32: _TypeAlias = _typing.Literal["_crc32", b"_crc32"]  # noqa: Y015
     _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__crc32) -> _WhichOneofReturnType__crc32 | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
 Global___PublishAdapterRequest: _TypeAlias = PublishAdapterRequest  # noqa: Y015
@@ -116,6 +173,8 @@ class PublishHeader(_message.Message):
     PUBLISHER_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    LINEAGE_FIELD_NUMBER: _builtins.int
     brand: _builtins.str
     """Name of the brand. Required; NOT_FOUND (BRAND_NOT_FOUND) if it has no record."""
     adapter: _builtins.str
@@ -134,6 +193,10 @@ class PublishHeader(_message.Message):
     """Who publishes; empty: unknown."""
     note: _builtins.str
     """Free-text note, at most 2000 characters."""
+    offset: _builtins.int
+    """Place in the file of the first chunk that follows: received_bytes of GetUpload. 0: the file is sent from its
+    start; OUT_OF_RANGE (UPLOAD_OFFSET) if the registry does not hold exactly this much.
+    """
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Aliases that shall name the new version at once, such as "production". Empty: the first version of an adapter
@@ -143,6 +206,10 @@ class PublishHeader(_message.Message):
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels, at most 32, keys and values at most 128 characters."""
+
+    @_builtins.property
+    def lineage(self) -> _adapter_pb2.Lineage:
+        """Where the adapter comes from. Unset fields: what the file says. INVALID_ARGUMENT for one out of bounds."""
 
     def __init__(
         self,
@@ -158,10 +225,12 @@ class PublishHeader(_message.Message):
         publisher: _builtins.str = ...,
         note: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        offset: _builtins.int = ...,
+        lineage: _adapter_pb2.Lineage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "aliases", b"aliases", "base_digest", b"base_digest", "brand", b"brand", "digest", b"digest", "family", b"family", "labels", b"labels", "note", b"note", "publisher", b"publisher", "request_id", b"request_id", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "aliases", b"aliases", "base_digest", b"base_digest", "brand", b"brand", "digest", b"digest", "family", b"family", "labels", b"labels", "lineage", b"lineage", "note", b"note", "offset", b"offset", "publisher", b"publisher", "request_id", b"request_id", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,7 +305,7 @@ class GetUploadResponse(_message.Message):
     RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     received_bytes: _builtins.int
-    """Bytes that the registry holds, counted from the start of the file."""
+    """Bytes that the registry holds, counted from the start of the file; the size of the file once it is published."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Time at which the unfinished upload is dropped."""
@@ -784,7 +853,9 @@ class YankAdapterVersionRequest(_message.Message):
     replacement: _builtins.int
     """Version that aliases of the yanked one shall name instead. 0: none."""
     force: _builtins.bool
-    """Withdraws an aliased version without a replacement; its aliases then answer ADAPTER_YANKED."""
+    """Withdraws a version at once, aliased or not: its aliases then answer ADAPTER_YANKED unless a replacement takes
+    them, and so do the unstarted pictures of requests that were accepted before.
+    """
     reason: _builtins.str
     """Why, for the history. Required."""
     def __init__(
@@ -995,6 +1066,7 @@ class WatchAdaptersResponse(_message.Message):
     SNAPSHOT_END_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    ERASED_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """Where to resume after this message."""
@@ -1014,6 +1086,10 @@ class WatchAdaptersResponse(_message.Message):
     def heartbeat(self) -> Global___WatchHeartbeat:
         """Nothing happened; sent every few seconds so that silence means a lost connection."""
 
+    @_builtins.property
+    def erased(self) -> Global___BrandErased:
+        """A brand was erased, now or, in a snapshot, before the watch began: whoever keeps copies drops them."""
+
     def __init__(
         self,
         *,
@@ -1021,13 +1097,14 @@ class WatchAdaptersResponse(_message.Message):
         snapshot_end: Global___SnapshotEnd | None = ...,
         changed: _adapter_pb2.Adapter | None = ...,
         heartbeat: Global___WatchHeartbeat | None = ...,
+        erased: Global___BrandErased | None = ...,
         cursor: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "heartbeat", b"heartbeat", "message", b"message", "snapshot", b"snapshot", "snapshot_end", b"snapshot_end"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "erased", b"erased", "heartbeat", b"heartbeat", "message", b"message", "snapshot", b"snapshot", "snapshot_end", b"snapshot_end"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "cursor", b"cursor", "heartbeat", b"heartbeat", "message", b"message", "snapshot", b"snapshot", "snapshot_end", b"snapshot_end"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "cursor", b"cursor", "erased", b"erased", "heartbeat", b"heartbeat", "message", b"message", "snapshot", b"snapshot", "snapshot_end", b"snapshot_end"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["snapshot", "snapshot_end", "changed", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["snapshot", "snapshot_end", "changed", "heartbeat", "erased"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -1078,3 +1155,233 @@ class WatchHeartbeat(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchHeartbeat: _TypeAlias = WatchHeartbeat  # noqa: Y015
+
+@_typing.final
+class BrandErased(_message.Message):
+    """BrandErased says which files nobody may keep any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRAND_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    brand: _builtins.str
+    """Name of the brand; it may have been created anew since."""
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SHA-256 of files that it had, 64 lower-case hex digits each; many come in several messages."""
+
+    def __init__(
+        self,
+        *,
+        brand: _builtins.str = ...,
+        digests: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand", b"brand", "digests", b"digests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BrandErased: _TypeAlias = BrandErased  # noqa: Y015
+
+@_typing.final
+class CollectGarbageRequest(_message.Message):
+    """CollectGarbageRequest asks for a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Whether to delete nothing and only tell what would be."""
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectGarbageRequest: _TypeAlias = CollectGarbageRequest  # noqa: Y015
+
+@_typing.final
+class CollectGarbageResponse(_message.Message):
+    """CollectGarbageResponse answers CollectGarbage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_OBJECTS_FIELD_NUMBER: _builtins.int
+    DELETED_BYTES_FIELD_NUMBER: _builtins.int
+    YOUNG_OBJECTS_FIELD_NUMBER: _builtins.int
+    YOUNG_BYTES_FIELD_NUMBER: _builtins.int
+    deleted_objects: _builtins.int
+    """Objects that were deleted, or would have been."""
+    deleted_bytes: _builtins.int
+    """Their bytes."""
+    young_objects: _builtins.int
+    """Objects that nothing refers to, but that are too young to be sure that nothing will."""
+    young_bytes: _builtins.int
+    """Their bytes."""
+    def __init__(
+        self,
+        *,
+        deleted_objects: _builtins.int = ...,
+        deleted_bytes: _builtins.int = ...,
+        young_objects: _builtins.int = ...,
+        young_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_bytes", b"deleted_bytes", "deleted_objects", b"deleted_objects", "young_bytes", b"young_bytes", "young_objects", b"young_objects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectGarbageResponse: _TypeAlias = CollectGarbageResponse  # noqa: Y015
+
+@_typing.final
+class CheckStoreRequest(_message.Message):
+    """CheckStoreRequest asks for a check."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRAND_FIELD_NUMBER: _builtins.int
+    READ_FILES_FIELD_NUMBER: _builtins.int
+    brand: _builtins.str
+    """Only what this brand owns. Empty: everything."""
+    read_files: _builtins.bool
+    """Whether to read every file and compare it with its digest. false: only that it is there, whole by its size."""
+    def __init__(
+        self,
+        *,
+        brand: _builtins.str = ...,
+        read_files: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand", b"brand", "read_files", b"read_files"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckStoreRequest: _TypeAlias = CheckStoreRequest  # noqa: Y015
+
+@_typing.final
+class CheckStoreResponse(_message.Message):
+    """CheckStoreResponse is one message of a check."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAULT_FIELD_NUMBER: _builtins.int
+    CHECKED_BRAND_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    checked_brand: _builtins.str
+    """How far the check has got: a brand was checked."""
+    @_builtins.property
+    def fault(self) -> Global___StoreFault:
+        """A fault."""
+
+    @_builtins.property
+    def summary(self) -> Global___StoreSummary:
+        """What there is; the last message."""
+
+    def __init__(
+        self,
+        *,
+        fault: Global___StoreFault | None = ...,
+        checked_brand: _builtins.str = ...,
+        summary: Global___StoreSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checked_brand", b"checked_brand", "fault", b"fault", "message", b"message", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked_brand", b"checked_brand", "fault", b"fault", "message", b"message", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["fault", "checked_brand", "summary"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___CheckStoreResponse: _TypeAlias = CheckStoreResponse  # noqa: Y015
+
+@_typing.final
+class StoreFault(_message.Message):
+    """StoreFault is something that should not be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    kind: Global___StoreFaultKind.ValueType
+    """What kind of fault."""
+    key: _builtins.str
+    """Key of the object concerned."""
+    description: _builtins.str
+    """What is wrong, for people."""
+    def __init__(
+        self,
+        *,
+        kind: Global___StoreFaultKind.ValueType = ...,
+        key: _builtins.str = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "key", b"key", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreFault: _TypeAlias = StoreFault  # noqa: Y015
+
+@_typing.final
+class StoreSummary(_message.Message):
+    """StoreSummary tells what a check has looked at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANDS_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    FILE_OBJECTS_FIELD_NUMBER: _builtins.int
+    FILE_BYTES_FIELD_NUMBER: _builtins.int
+    UNREFERENCED_OBJECTS_FIELD_NUMBER: _builtins.int
+    UNREFERENCED_BYTES_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    brands: _builtins.int
+    """Brands with a record."""
+    adapters: _builtins.int
+    """Adapters with a version."""
+    versions: _builtins.int
+    """Versions, yanked ones included."""
+    file_objects: _builtins.int
+    """Objects that versions' files consist of."""
+    file_bytes: _builtins.int
+    """Their bytes."""
+    unreferenced_objects: _builtins.int
+    """Objects that no version refers to: uploads under way, and what waits to be collected."""
+    unreferenced_bytes: _builtins.int
+    """Their bytes."""
+    records: _builtins.int
+    """Records of all logs."""
+    faults: _builtins.int
+    """Faults that were told."""
+    def __init__(
+        self,
+        *,
+        brands: _builtins.int = ...,
+        adapters: _builtins.int = ...,
+        versions: _builtins.int = ...,
+        file_objects: _builtins.int = ...,
+        file_bytes: _builtins.int = ...,
+        unreferenced_objects: _builtins.int = ...,
+        unreferenced_bytes: _builtins.int = ...,
+        records: _builtins.int = ...,
+        faults: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "brands", b"brands", "faults", b"faults", "file_bytes", b"file_bytes", "file_objects", b"file_objects", "records", b"records", "unreferenced_bytes", b"unreferenced_bytes", "unreferenced_objects", b"unreferenced_objects", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreSummary: _TypeAlias = StoreSummary  # noqa: Y015

@@ -27,6 +27,10 @@ if _version_not_supported:
 
 class AdapterRegistryServiceStub(object):
     """AdapterRegistryService publishes, finds and hands out adapters. All its state lies in the object store.
+    Where the registry asks for tokens, every call needs metadata "authorization: Bearer TOKEN": without one that it
+    knows it fails with UNAUTHENTICATED (TOKEN_UNKNOWN), with one that does not reach so far with PERMISSION_DENIED
+    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing, yanking and moving aliases "publish",
+    moving protected aliases "promote".
     """
 
     def __init__(self, channel):
@@ -104,6 +108,10 @@ class AdapterRegistryServiceStub(object):
 
 class AdapterRegistryServiceServicer(object):
     """AdapterRegistryService publishes, finds and hands out adapters. All its state lies in the object store.
+    Where the registry asks for tokens, every call needs metadata "authorization: Bearer TOKEN": without one that it
+    knows it fails with UNAUTHENTICATED (TOKEN_UNKNOWN), with one that does not reach so far with PERMISSION_DENIED
+    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing, yanking and moving aliases "publish",
+    moving protected aliases "promote".
     """
 
     def PublishAdapter(self, request_iterator, context):
@@ -111,14 +119,16 @@ class AdapterRegistryServiceServicer(object):
         the header, every later one a chunk. Repeating a call with the same request_id returns the first result. A file
         that this adapter already holds makes no new version (already_existed). Fails with INVALID_ARGUMENT and one
         BadRequest violation a finding for a bad file, DATA_LOSS (DIGEST_MISMATCH) if the bytes are not the announced
-        ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file.
+        ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file. A call that breaks off leaves
+        what it sent behind for a day if it has a request_id: GetUpload tells how much, and the next call goes on there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetUpload(self, request, context):
-        """GetUpload tells how far an interrupted upload got, so that a publisher can go on from there.
+        """GetUpload tells how far an interrupted upload got, so that a publisher can go on from there. Fails with NOT_FOUND
+        (UPLOAD_NOT_FOUND) where nothing of it is held: the file is to be sent from its start.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -282,6 +292,10 @@ def add_AdapterRegistryServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AdapterRegistryService(object):
     """AdapterRegistryService publishes, finds and hands out adapters. All its state lies in the object store.
+    Where the registry asks for tokens, every call needs metadata "authorization: Bearer TOKEN": without one that it
+    knows it fails with UNAUTHENTICATED (TOKEN_UNKNOWN), with one that does not reach so far with PERMISSION_DENIED
+    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing, yanking and moving aliases "publish",
+    moving protected aliases "promote".
     """
 
     @staticmethod
@@ -625,6 +639,132 @@ class AdapterRegistryService(object):
             '/looksmith.v1.AdapterRegistryService/WatchAdapters',
             looksmith_dot_v1_dot_registry__pb2.WatchAdaptersRequest.SerializeToString,
             looksmith_dot_v1_dot_registry__pb2.WatchAdaptersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class RegistryAdminServiceStub(object):
+    """RegistryAdminService looks after the store. Where tokens are asked for, its calls need the action "manage": that of
+    one brand where they name one, else that of all brands (the pattern "*").
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CollectGarbage = channel.unary_unary(
+                '/looksmith.v1.RegistryAdminService/CollectGarbage',
+                request_serializer=looksmith_dot_v1_dot_registry__pb2.CollectGarbageRequest.SerializeToString,
+                response_deserializer=looksmith_dot_v1_dot_registry__pb2.CollectGarbageResponse.FromString,
+                _registered_method=True)
+        self.CheckStore = channel.unary_stream(
+                '/looksmith.v1.RegistryAdminService/CheckStore',
+                request_serializer=looksmith_dot_v1_dot_registry__pb2.CheckStoreRequest.SerializeToString,
+                response_deserializer=looksmith_dot_v1_dot_registry__pb2.CheckStoreResponse.FromString,
+                _registered_method=True)
+
+
+class RegistryAdminServiceServicer(object):
+    """RegistryAdminService looks after the store. Where tokens are asked for, its calls need the action "manage": that of
+    one brand where they name one, else that of all brands (the pattern "*").
+    """
+
+    def CollectGarbage(self, request, context):
+        """CollectGarbage deletes what failed, abandoned and refused publications left in the store, once it is older than
+        the registry's grace. Safe at any time, also at several replicas at once. Every replica does so by itself now and
+        again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckStore(self, request, context):
+        """CheckStore looks at everything in the store, or at all of one brand, and tells each fault that it finds, then what
+        there is. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_RegistryAdminServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CollectGarbage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectGarbage,
+                    request_deserializer=looksmith_dot_v1_dot_registry__pb2.CollectGarbageRequest.FromString,
+                    response_serializer=looksmith_dot_v1_dot_registry__pb2.CollectGarbageResponse.SerializeToString,
+            ),
+            'CheckStore': grpc.unary_stream_rpc_method_handler(
+                    servicer.CheckStore,
+                    request_deserializer=looksmith_dot_v1_dot_registry__pb2.CheckStoreRequest.FromString,
+                    response_serializer=looksmith_dot_v1_dot_registry__pb2.CheckStoreResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'looksmith.v1.RegistryAdminService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('looksmith.v1.RegistryAdminService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class RegistryAdminService(object):
+    """RegistryAdminService looks after the store. Where tokens are asked for, its calls need the action "manage": that of
+    one brand where they name one, else that of all brands (the pattern "*").
+    """
+
+    @staticmethod
+    def CollectGarbage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/looksmith.v1.RegistryAdminService/CollectGarbage',
+            looksmith_dot_v1_dot_registry__pb2.CollectGarbageRequest.SerializeToString,
+            looksmith_dot_v1_dot_registry__pb2.CollectGarbageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/looksmith.v1.RegistryAdminService/CheckStore',
+            looksmith_dot_v1_dot_registry__pb2.CheckStoreRequest.SerializeToString,
+            looksmith_dot_v1_dot_registry__pb2.CheckStoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

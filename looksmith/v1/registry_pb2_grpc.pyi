@@ -27,7 +27,12 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdapterRegistryServiceStub:
-    """AdapterRegistryService publishes, finds and hands out adapters. All its state lies in the object store."""
+    """AdapterRegistryService publishes, finds and hands out adapters. All its state lies in the object store.
+    Where the registry asks for tokens, every call needs metadata "authorization: Bearer TOKEN": without one that it
+    knows it fails with UNAUTHENTICATED (TOKEN_UNKNOWN), with one that does not reach so far with PERMISSION_DENIED
+    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing, yanking and moving aliases "publish",
+    moving protected aliases "promote".
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,10 +43,13 @@ class AdapterRegistryServiceStub:
     the header, every later one a chunk. Repeating a call with the same request_id returns the first result. A file
     that this adapter already holds makes no new version (already_existed). Fails with INVALID_ARGUMENT and one
     BadRequest violation a finding for a bad file, DATA_LOSS (DIGEST_MISMATCH) if the bytes are not the announced
-    ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file.
+    ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file. A call that breaks off leaves
+    what it sent behind for a day if it has a request_id: GetUpload tells how much, and the next call goes on there.
     """
     GetUpload: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetUploadRequest, _registry_pb2.GetUploadResponse]
-    """GetUpload tells how far an interrupted upload got, so that a publisher can go on from there."""
+    """GetUpload tells how far an interrupted upload got, so that a publisher can go on from there. Fails with NOT_FOUND
+    (UPLOAD_NOT_FOUND) where nothing of it is held: the file is to be sent from its start.
+    """
     GetAdapter: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetAdapterRequest, _registry_pb2.GetAdapterResponse]
     """GetAdapter returns one adapter. Fails with NOT_FOUND (ADAPTER_NOT_FOUND)."""
     ListAdapters: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAdaptersRequest, _registry_pb2.ListAdaptersResponse]
@@ -73,7 +81,12 @@ class AdapterRegistryServiceStub:
 
 @_typing.type_check_only
 class AdapterRegistryServiceAsyncStub(AdapterRegistryServiceStub):
-    """AdapterRegistryService publishes, finds and hands out adapters. All its state lies in the object store."""
+    """AdapterRegistryService publishes, finds and hands out adapters. All its state lies in the object store.
+    Where the registry asks for tokens, every call needs metadata "authorization: Bearer TOKEN": without one that it
+    knows it fails with UNAUTHENTICATED (TOKEN_UNKNOWN), with one that does not reach so far with PERMISSION_DENIED
+    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing, yanking and moving aliases "publish",
+    moving protected aliases "promote".
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PublishAdapter: _aio.StreamUnaryMultiCallable[_registry_pb2.PublishAdapterRequest, _registry_pb2.PublishAdapterResponse]  # type: ignore[assignment]
@@ -81,10 +94,13 @@ class AdapterRegistryServiceAsyncStub(AdapterRegistryServiceStub):
     the header, every later one a chunk. Repeating a call with the same request_id returns the first result. A file
     that this adapter already holds makes no new version (already_existed). Fails with INVALID_ARGUMENT and one
     BadRequest violation a finding for a bad file, DATA_LOSS (DIGEST_MISMATCH) if the bytes are not the announced
-    ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file.
+    ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file. A call that breaks off leaves
+    what it sent behind for a day if it has a request_id: GetUpload tells how much, and the next call goes on there.
     """
     GetUpload: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetUploadRequest, _registry_pb2.GetUploadResponse]  # type: ignore[assignment]
-    """GetUpload tells how far an interrupted upload got, so that a publisher can go on from there."""
+    """GetUpload tells how far an interrupted upload got, so that a publisher can go on from there. Fails with NOT_FOUND
+    (UPLOAD_NOT_FOUND) where nothing of it is held: the file is to be sent from its start.
+    """
     GetAdapter: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetAdapterRequest, _registry_pb2.GetAdapterResponse]  # type: ignore[assignment]
     """GetAdapter returns one adapter. Fails with NOT_FOUND (ADAPTER_NOT_FOUND)."""
     ListAdapters: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAdaptersRequest, _registry_pb2.ListAdaptersResponse]  # type: ignore[assignment]
@@ -115,7 +131,12 @@ class AdapterRegistryServiceAsyncStub(AdapterRegistryServiceStub):
     """WatchAdapters sends a snapshot of every adapter's newest state, then each change as it happens."""
 
 class AdapterRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AdapterRegistryService publishes, finds and hands out adapters. All its state lies in the object store."""
+    """AdapterRegistryService publishes, finds and hands out adapters. All its state lies in the object store.
+    Where the registry asks for tokens, every call needs metadata "authorization: Bearer TOKEN": without one that it
+    knows it fails with UNAUTHENTICATED (TOKEN_UNKNOWN), with one that does not reach so far with PERMISSION_DENIED
+    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing, yanking and moving aliases "publish",
+    moving protected aliases "promote".
+    """
 
     @_abc_1.abstractmethod
     def PublishAdapter(
@@ -127,7 +148,8 @@ class AdapterRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         the header, every later one a chunk. Repeating a call with the same request_id returns the first result. A file
         that this adapter already holds makes no new version (already_existed). Fails with INVALID_ARGUMENT and one
         BadRequest violation a finding for a bad file, DATA_LOSS (DIGEST_MISMATCH) if the bytes are not the announced
-        ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file.
+        ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file. A call that breaks off leaves
+        what it sent behind for a day if it has a request_id: GetUpload tells how much, and the next call goes on there.
         """
 
     @_abc_1.abstractmethod
@@ -136,7 +158,9 @@ class AdapterRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.GetUploadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.GetUploadResponse, _abc.Awaitable[_registry_pb2.GetUploadResponse]]:
-        """GetUpload tells how far an interrupted upload got, so that a publisher can go on from there."""
+        """GetUpload tells how far an interrupted upload got, so that a publisher can go on from there. Fails with NOT_FOUND
+        (UPLOAD_NOT_FOUND) where nothing of it is held: the file is to be sent from its start.
+        """
 
     @_abc_1.abstractmethod
     def GetAdapter(
@@ -233,3 +257,67 @@ class AdapterRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """WatchAdapters sends a snapshot of every adapter's newest state, then each change as it happens."""
 
 def add_AdapterRegistryServiceServicer_to_server(servicer: AdapterRegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class RegistryAdminServiceStub:
+    """RegistryAdminService looks after the store. Where tokens are asked for, its calls need the action "manage": that of
+    one brand where they name one, else that of all brands (the pattern "*").
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> RegistryAdminServiceAsyncStub: ...
+    CollectGarbage: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CollectGarbageRequest, _registry_pb2.CollectGarbageResponse]
+    """CollectGarbage deletes what failed, abandoned and refused publications left in the store, once it is older than
+    the registry's grace. Safe at any time, also at several replicas at once. Every replica does so by itself now and
+    again.
+    """
+    CheckStore: _grpc.UnaryStreamMultiCallable[_registry_pb2.CheckStoreRequest, _registry_pb2.CheckStoreResponse]
+    """CheckStore looks at everything in the store, or at all of one brand, and tells each fault that it finds, then what
+    there is. Changes nothing.
+    """
+
+@_typing.type_check_only
+class RegistryAdminServiceAsyncStub(RegistryAdminServiceStub):
+    """RegistryAdminService looks after the store. Where tokens are asked for, its calls need the action "manage": that of
+    one brand where they name one, else that of all brands (the pattern "*").
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CollectGarbage: _aio.UnaryUnaryMultiCallable[_registry_pb2.CollectGarbageRequest, _registry_pb2.CollectGarbageResponse]  # type: ignore[assignment]
+    """CollectGarbage deletes what failed, abandoned and refused publications left in the store, once it is older than
+    the registry's grace. Safe at any time, also at several replicas at once. Every replica does so by itself now and
+    again.
+    """
+    CheckStore: _aio.UnaryStreamMultiCallable[_registry_pb2.CheckStoreRequest, _registry_pb2.CheckStoreResponse]  # type: ignore[assignment]
+    """CheckStore looks at everything in the store, or at all of one brand, and tells each fault that it finds, then what
+    there is. Changes nothing.
+    """
+
+class RegistryAdminServiceServicer(metaclass=_abc_1.ABCMeta):
+    """RegistryAdminService looks after the store. Where tokens are asked for, its calls need the action "manage": that of
+    one brand where they name one, else that of all brands (the pattern "*").
+    """
+
+    @_abc_1.abstractmethod
+    def CollectGarbage(
+        self,
+        request: _registry_pb2.CollectGarbageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.CollectGarbageResponse, _abc.Awaitable[_registry_pb2.CollectGarbageResponse]]:
+        """CollectGarbage deletes what failed, abandoned and refused publications left in the store, once it is older than
+        the registry's grace. Safe at any time, also at several replicas at once. Every replica does so by itself now and
+        again.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckStore(
+        self,
+        request: _registry_pb2.CheckStoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.CheckStoreResponse], _abc.AsyncIterator[_registry_pb2.CheckStoreResponse]]:
+        """CheckStore looks at everything in the store, or at all of one brand, and tells each fault that it finds, then what
+        there is. Changes nothing.
+        """
+
+def add_RegistryAdminServiceServicer_to_server(servicer: RegistryAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

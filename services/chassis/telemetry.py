@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 
 import structlog
 from opentelemetry import metrics, trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import Histogram, MeterProvider
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
@@ -65,6 +64,8 @@ def telemetry(service: str, instance: str, settings: ServiceSettings, environ: M
     resource = Resource.create({SERVICE_NAME: f"looksmith-{service}", SERVICE_INSTANCE_ID: instance})
     tracers = TracerProvider(resource=resource)
     if any(environ.get(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT") for kind in ("", "TRACES_")):
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  # slow
+
         tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(tracers)
     registry = CollectorRegistry()

@@ -23,11 +23,13 @@ from services.gpu_worker.engine_thread import EngineThread
 from services.gpu_worker.generation import Generation
 from services.gpu_worker.painter import Painter
 from services.gpu_worker.ports import Registry
+from services.gpu_worker.registry_watch import RegistryWatch
 from services.gpu_worker.servicer import ImageGenerationServicer
 from services.gpu_worker.session import RouterSession
 from services.gpu_worker.settings import WorkerSettings
 from services.gpu_worker.settlement import Settler
 from services.gpu_worker.tiers import AdapterTiers
+from services.gpu_worker.withdrawals import Enforcement, Withdrawals
 from services.registry.client import RegistryClient
 from services.router.client import FleetClient, Registration
 
@@ -68,15 +70,22 @@ async def gpu_worker(
         )
         await stack.enter_async_context(painter.running())
         telemetry.observe(painter, tiers)
+        withdrawals = Withdrawals(registry=registry)
         generation = Generation(
             worker=settings.name,
             engine=engine.name,
             settler=Settler(registry=registry, recipes=engine.recipes, dropped_words=engine.dropped_words),
             painter=painter,
+            withdrawals=withdrawals,
             tier_of=lambda digest: tiers.residency().get(digest, Tier.STORE),
             clock=clock,
             new_id=lambda: uuid.uuid4().hex,
         )
+        enforcement = Enforcement(withdrawals=withdrawals, forget=tiers.forget, recheck=generation.end_refused)
+        watch = RegistryWatch(
+            watch=lambda cursor: registry.watch(cursor=cursor), hear=enforcement.hear, jitter=random.random
+        )
+        await stack.enter_async_context(watch.running())
         servicer = ImageGenerationServicer(generation=generation, new_request_id=lambda: uuid.uuid4().hex)
         api = ServedApi(GENERATION, lambda server: rpc.add_ImageGenerationServiceServicer_to_server(servicer, server))
         server = await stack.enter_async_context(

@@ -60,6 +60,9 @@ class DiskCache:
         finally:
             self._pins[digest] -= 1
 
+    def is_pinned(self, digest: str) -> bool:
+        return self._pins[digest] > 0
+
     def size_of(self, digest: str) -> int | None:
         return self._sizes.get(digest)
 

@@ -1,6 +1,6 @@
 """What a worker refuses, one class a reason. Knows nothing about how it is noticed.
 
-NotFound            RecipeNotServed
+NotFound            RecipeNotServed, BrandGone
 ResourceExhausted   WorkerFull, DiskCacheFull
 Unavailable         WorkerDraining
 FailedPrecondition  AdapterUnusable
@@ -32,6 +32,13 @@ class RecipeNotServed(NotFound):
             f"recipe {recipe!r} is not served here; this worker serves {', '.join(sorted(served))}",
             metadata={"recipe": recipe},
         )
+
+
+class BrandGone(NotFound):
+    reason = "BRAND_NOT_FOUND"
+
+    def __init__(self, brand: str) -> None:
+        super().__init__(f"brand {brand!r} was erased", metadata={"brand": brand})
 
 
 class WorkerFull(ResourceExhausted):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from looksmith.errors import LooksmithError
 from looksmith.nouns import Tier
 from services.chassis.painting import ImageFormat, PaintRequest, Settled, content_digest
 from services.chassis.painting_events import (
@@ -46,6 +47,7 @@ from services.gpu_worker.errors import RequestIdReused, Superseded
 from services.gpu_worker.painter import Bound, JobEvent, Painter, Painting
 from services.gpu_worker.settlement import Settler
 from services.gpu_worker.swap import SwapReport
+from services.gpu_worker.withdrawals import Withdrawals
 
 log = structlog.get_logger()
 
@@ -58,6 +60,7 @@ class _Try:
     """A request that is being painted."""
 
     content: str
+    settled: Settled
     painting: Painting
 
 
@@ -78,12 +81,13 @@ class Generation:
         engine: str,
         settler: Settler,
         painter: Painter,
+        withdrawals: Withdrawals,
         tier_of: Callable[[str], Tier],
         clock: Clock,
         new_id: Callable[[], str],
     ) -> None:
         self._worker, self._engine, self._settler, self._painter = worker, engine, settler, painter
-        self._tier_of, self._clock, self._new_id = tier_of, clock, new_id
+        self._withdrawals, self._tier_of, self._clock, self._new_id = withdrawals, tier_of, clock, new_id
         self._tries: dict[str, _Try] = {}
 
     async def generate(self, request: PaintRequest, *, left_s: float | None) -> AsyncGenerator[Event, None]:
@@ -104,7 +108,9 @@ class Generation:
         spent = _Spent()
         # 2. Join the queue: adapters begin to come while the caller hears that the request is accepted
         async with self._painter.painting(job, router=router, request_id=request.request_id, left_s=left_s) as painting:
-            with self._only_try(settled, painting):
+            with self._only_try(settled, painting) as current:
+                if refusal := await self._refusal(current):
+                    raise refusal
                 yield Accepted(settled, settlement.stale_since)
                 reason = f"placed by {router}" if router else ASKED_DIRECTLY
                 yield Placed(self._worker, reason, max(tiers, default=None), attempt)
@@ -117,22 +123,36 @@ class Generation:
         log.info("job.painted", images=len(job.images), gpu_seconds=round(spent.gpu_seconds, 4))
         yield Finished(self._worker, self._engine, settled, self._timings(spent, arrived), spent.gpu_seconds, attempt)
 
+    async def end_refused(self) -> None:
+        """Ends requests whose adapters have been withdrawn; pictures that have begun are painted and sent."""
+
+        async def look_at(current: _Try) -> None:
+            if refusal := await self._refusal(current):
+                log.info("job.withdrawn", request_id=current.settled.request.request_id, reason=refusal.reason)
+                await current.painting.curtail(refusal)
+
+        await asyncio.gather(*map(look_at, self._tries.values()))
+
+    async def _refusal(self, current: _Try) -> LooksmithError | None:
+        return await self._withdrawals.refusal(current.settled.request.brand, current.settled.adapters)
+
     @contextmanager
-    def _only_try(self, settled: Settled, painting: Painting) -> Iterator[None]:
-        """Ends an earlier try of the same request.
+    def _only_try(self, settled: Settled, painting: Painting) -> Iterator[_Try]:
+        """Ends an earlier try of the same request. From entry on, ``end_refused`` knows this one.
 
         Raises:
             RequestIdReused: the earlier request under this id had other content.
         """
         identity = settled.request.request_id
-        current = _Try(content_digest(settled.request, seed=settled.seed, adapters=settled.adapters), painting)
+        content = content_digest(settled.request, seed=settled.seed, adapters=settled.adapters)
+        current = _Try(content, settled, painting)
         if earlier := self._tries.get(identity):
             if earlier.content != current.content:
                 raise RequestIdReused(identity)
             earlier.painting.give_up(Superseded(identity))
         self._tries[identity] = current
         try:
-            yield
+            yield current
         finally:
             if self._tries[identity] is current:
                 del self._tries[identity]

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
@@ -57,10 +58,14 @@ JobEvent = Bound | StageDone | StepDone | PreviewReady | ImageReady | JobDone
 
 @dataclass(frozen=True)
 class Painting:
-    """A job's events, and a way to end it early with an error, which its reader gets."""
+    """A job's events, and two ways to end it early with an error, which its reader gets.
+
+    ``give_up`` ends it at once; ``curtail`` once the pictures that have begun are painted, unless those are all.
+    """
 
     events: AsyncIterator[JobEvent]
     give_up: Callable[[LooksmithError], None]
+    curtail: Callable[[LooksmithError], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,12 @@ class _Job:
     over: bool = False
     turn_ns: int = 0
     denoise_s: float = 0.0
+    painted: int = 0
+    curtailed: LooksmithError | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.painted == len(self.engine_job.images)
 
     @property
     def work(self) -> Work:
@@ -188,7 +199,11 @@ class Painter:
             self._last_request[router] = request_id
         job.bringing = asyncio.create_task(self._bring(job))
         try:
-            yield Painting(self._events_of(job), lambda error: self._give_up(job, error))
+            yield Painting(
+                self._events_of(job),
+                give_up=lambda error: self._give_up(job, error),
+                curtail=lambda error: self._curtail(job, error),
+            )
         finally:
             self._end(job)
             if not job.bringing.done():
@@ -290,6 +305,21 @@ class Painter:
         self._end(job)
         job.events.put_nowait(JobFailed(job.engine_job.id, error))
 
+    async def _curtail(self, job: _Job, error: LooksmithError) -> None:
+        """Returns once no further picture of it begins."""
+        identity = job.engine_job.id
+        if job.over or job.curtailed:
+            return
+        job.curtailed = error
+        under_way = False
+        if identity in self._running:
+            try:
+                under_way = await self._thread.call(lambda: self._thread.engine.curtail(identity))
+            except Exception as broken:  # noqa: BLE001  # the next job must still be curtailed
+                self._fail(job, broken)
+        if not (under_way or job.over or job.complete):
+            self._give_up(job, error)
+
     # What the engine says
 
     def _on_events(self, events: Sequence[Event]) -> None:
@@ -301,6 +331,11 @@ class Painter:
                 case JobFailed(error=error):
                     self._fail(job, error)
                     continue
+                case JobDone() if job.curtailed and not job.complete:
+                    self._give_up(job, job.curtailed)
+                    continue
+                case ImageReady():
+                    job.painted += 1
                 case JobDone(gpu_seconds=spent):
                     self.costs.observe(job.work, denoise_s=job.denoise_s, total_s=spent)
                     self._end(job)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 from looksmith.nouns import AdapterRef, Brand, Resolved
+from services.registry.client import Message
 
 
 class AdapterFiles(Protocol):
@@ -16,8 +17,8 @@ class AdapterFiles(Protocol):
         ...
 
 
-class Registry(AdapterFiles, Protocol):
-    """Brands, versions and bytes; services.registry.client keeps it."""
+class Records(Protocol):
+    """What brands and references mean now."""
 
     async def get_brand(self, name: str) -> Brand:
         """Raises NotFound (BRAND_NOT_FOUND)."""
@@ -25,4 +26,12 @@ class Registry(AdapterFiles, Protocol):
 
     async def resolve(self, ref: AdapterRef) -> Resolved:
         """Raises NotFound, or FailedPrecondition (ADAPTER_YANKED)."""
+        ...
+
+
+class Registry(AdapterFiles, Records, Protocol):
+    """All that a worker needs of it; services.registry.client keeps it."""
+
+    def watch(self, *, cursor: str = "") -> AsyncGenerator[Message, None]:
+        """All adapters as they are, then each change after ``cursor``. Raises LooksmithError: the watch is lost."""
         ...

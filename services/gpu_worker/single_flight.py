@@ -10,9 +10,13 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """One task a key; it goes on when whoever asked for it has left, since others may wait for it."""
+    """One task a key; it goes on when whoever asked for it has left, since others may wait for it.
 
-    def __init__(self) -> None:
+    ``landed`` is called after each.
+    """
+
+    def __init__(self, *, landed: Callable[[], None]) -> None:
+        self._landed = landed
         self._tasks: dict[Hashable, asyncio.Task[T]] = {}
 
     def join(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Future[T]:
@@ -39,3 +43,4 @@ class SingleFlight(Generic[T]):
             return await work()
         finally:
             del self._tasks[key]
+            self._landed()

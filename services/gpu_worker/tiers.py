@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import structlog
@@ -54,8 +54,10 @@ class AdapterTiers:
         self._device: OrderedDict[str, str] = OrderedDict()  # digest -> the kind of place it takes
         self._reading: dict[str, int] = {}  # digest -> bytes set aside for it
         self._pins: dict[Tier, Counter[str]] = {Tier.HOST: Counter(), Tier.DEVICE: Counter()}
-        self._flights: SingleFlight[int] = SingleFlight()
-        self._reads: SingleFlight[HostAdapter] = SingleFlight()
+        self._flights: SingleFlight[int] = SingleFlight(landed=self._drop_unwanted)
+        self._reads: SingleFlight[HostAdapter] = SingleFlight(landed=self._drop_unwanted)
+        self._unwanted: set[str] = set()  # to be dropped once nobody uses them
+        self._placing = ""  # the digest that is being copied to the device
         self._host_turn = asyncio.Lock()  # first come, first served: a large adapter is not overtaken for ever
         self._freed = asyncio.Event()
         self._prefetches: set[asyncio.Task[None]] = set()
@@ -169,7 +171,11 @@ class AdapterTiers:
                 engine.place(adapter)
                 return StageTime(Stage.COPY, start, self._clock())
 
-            lease.record(await self._thread.call(copy))
+            self._placing = digest
+            try:
+                lease.record(await self._thread.call(copy))
+            finally:
+                self._placing = ""
             self._device[digest] = adapter.kind
             self._changed()
 
@@ -180,6 +186,30 @@ class AdapterTiers:
             lease.holds_device = False
             self._pins[Tier.DEVICE].subtract(lease.digests)
             self._freed.set()
+        self._drop_unwanted()
+
+    # What the registry asks for
+
+    def forget(self, digests: Iterable[str]) -> None:
+        """Drops every copy of adapters, as soon as nobody uses it; whoever needs one then fetches it anew."""
+        self._unwanted.update(digests)
+        self._drop_unwanted()
+
+    def _drop_unwanted(self) -> None:
+        for digest in [digest for digest in self._unwanted if not self._used(digest)]:
+            self._unwanted.remove(digest)
+            if digest in self.residency():
+                log.info("adapter.forgotten", digest=digest)
+            if self._device.pop(digest, None):
+                self._thread.post(partial(self._thread.engine.evict, digest))
+            self._host.pop(digest, None)
+            self._disk.remove(digest)
+            self._thread.engine.forget(digest)
+            self._changed()
+
+    def _used(self, digest: str) -> bool:
+        pinned = any(pins[digest] for pins in self._pins.values()) or self._disk.is_pinned(digest)
+        return pinned or digest in self._reading or digest == self._placing
 
     # What a router asks for
 
@@ -238,7 +268,7 @@ class AdapterTiers:
         return fetched
 
     async def _check(self, lease: Lease, digest: str) -> None:
-        with lease.stage(Stage.VERIFY):
+        with lease.stage(Stage.VERIFY), suppress(_GoneFromDisk):  # whoever misses it fetches it, and checks that
             await self._verified(digest)
 
     async def _verified(self, digest: str) -> None:

@@ -13,7 +13,9 @@ commit_log     numbered records, created only if absent: the one way to change a
 records        what such a record holds
 adapter_state  the rules of versions and aliases, as pure functions
 shelf          this replica's memory of the newest records
-blobs          files: received, judged, stored
+blobs          files in the store, whole or in parts
+intake         a file comes in: judged, cut into parts, stored
+uploads        those that break off, and where they go on
 tables         which bases adapters can be published for
 judging        who decides about a file
 publisher      from an upload to a version

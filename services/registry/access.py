@@ -76,6 +76,12 @@ def check(action: Action, brand: str) -> None:
         raise NotAllowed(action, brand)
 
 
+def check_all(action: Action) -> None:
+    """Raises: NotAllowed, unless the caller may do this with whatever brand there is."""
+    if not (action in caller().actions and "*" in caller().brands):
+        raise NotAllowed(action, "*")
+
+
 def may_read(brand: str) -> bool:
     return caller().may(Action.READ, brand)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from looksmith.errors import InvalidField
-from looksmith.nouns import PRODUCTION, AdapterRef, AdapterVersion, Alias, VersionState
+from looksmith.nouns import PRODUCTION, AdapterManifest, AdapterRef, AdapterVersion, Alias, VersionState
 from services.registry.errors import (
     AdapterYanked,
     AliasMoved,
@@ -29,16 +29,34 @@ from services.registry.messages import Published, PublishHeader
 
 @dataclass(frozen=True)
 class StoredVersion:
-    """A version, the key under which its file lies, the request that published it, and the record that yanked it."""
+    """A version, where its file lies, the request that published it, and what became of it.
+
+    Attributes:
+        blob: key of the file, or what the keys of its parts begin with; empty: it was erased.
+        parts: what follows "<blob>/" in the keys of its parts, in order; none: the file is one object.
+        yank_seq: the record that yanked it; 0: it may be served.
+        withdrawn: whether it was yanked by force.
+    """
 
     version: AdapterVersion
     blob: str
     request_id: str = ""
-    yank_seq: int = 0  # 0: it may be served
+    yank_seq: int = 0
+    withdrawn: bool = False
+    parts: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the objects that the file consists of, in order; none where it was erased."""
+        return tuple(f"{self.blob}/{part}" for part in self.parts) or ((self.blob,) if self.blob else ())
 
     @property
     def is_yanked(self) -> bool:
         return self.version.state is VersionState.YANKED
+
+    @property
+    def is_erased(self) -> bool:
+        return not self.blob
 
 
 @dataclass(frozen=True)
@@ -52,11 +70,29 @@ class StoredAlias:
 
 @dataclass(frozen=True)
 class AdapterState:
-    """All there is to know of an adapter at one point of its log."""
+    """All there is to know of an adapter at one point of its log.
+
+    Attributes:
+        create_time: of the first record.
+        versions: number n at place n - 1, erased ones too: no number is used twice.
+        aliases: by name.
+        erased_by: number of the last brand record that erased what there was; 0: none.
+    """
 
     create_time: datetime
-    versions: tuple[StoredVersion, ...] = ()  # number n at place n - 1
+    versions: tuple[StoredVersion, ...] = ()
     aliases: Mapping[str, StoredAlias] = field(default_factory=dict)
+    erased_by: int = 0
+
+    @property
+    def kept(self) -> tuple[StoredVersion, ...]:
+        """Versions that were not erased; an adapter without any is none."""
+        return tuple(stored for stored in self.versions if not stored.is_erased)
+
+    def erased_digests(self) -> tuple[str, ...]:
+        """Of files that nobody may keep."""
+        kept = {stored.version.digest for stored in self.kept}
+        return tuple({stored.version.digest: None for stored in self.versions if stored.version.digest not in kept})
 
     def alias(self, name: str) -> Alias:
         return Alias(name, self.aliases[name].version, self.aliases[name].update_time)
@@ -67,8 +103,14 @@ class AdapterState:
     def aliases_of(self, version: int) -> tuple[str, ...]:
         return tuple(alias.name for alias in self.all_aliases() if alias.version == version)
 
+    def withdrawn(self) -> tuple[int, ...]:
+        return tuple(stored.version.version for stored in self.versions if stored.withdrawn)
+
     def with_digest(self, digest: str) -> StoredVersion | None:
-        return next((stored for stored in self.versions if stored.version.digest == digest), None)
+        return next((stored for stored in self.kept if stored.version.digest == digest), None)
+
+    def with_request(self, request_id: str) -> StoredVersion | None:
+        return next((stored for stored in self.kept if stored.request_id == request_id), None)
 
 
 @dataclass(frozen=True)
@@ -100,7 +142,15 @@ class VersionYanked:
     kind: Literal["yanked"] = "yanked"
 
 
-Event = Annotated[VersionPublished | AliasSet | VersionYanked, Field(discriminator="kind")]
+@dataclass(frozen=True)
+class AllErased:
+    """The brand was erased, by the record of this number in its own log."""
+
+    by: int
+    kind: Literal["erased"] = "erased"
+
+
+Event = Annotated[VersionPublished | AliasSet | VersionYanked | AllErased, Field(discriminator="kind")]
 
 
 def apply(state: AdapterState | None, event: Event, seq: int, time: datetime) -> AdapterState:
@@ -113,8 +163,10 @@ def apply(state: AdapterState | None, event: Event, seq: int, time: datetime) ->
         case AliasSet():
             moves = {event.alias: event.version}
         case VersionYanked():
-            state = replace(state, versions=_with_yanked(state.versions, event.version, seq))
+            state = replace(state, versions=_with_yanked(state.versions, event, seq))
             moves = dict.fromkeys(state.aliases_of(event.version), event.replacement) if event.replacement else {}
+        case AllErased():
+            return replace(state, versions=tuple(map(erased, state.versions)), aliases={}, erased_by=event.by)
     moved = {
         name: StoredAlias(version, state.aliases[name].version if name in state.aliases else 0, time)
         for name, version in moves.items()
@@ -122,10 +174,54 @@ def apply(state: AdapterState | None, event: Event, seq: int, time: datetime) ->
     return replace(state, aliases={**state.aliases, **moved})
 
 
-def _with_yanked(versions: tuple[StoredVersion, ...], number: int, seq: int) -> tuple[StoredVersion, ...]:
-    stored = versions[number - 1]
-    yanked = replace(stored, version=replace(stored.version, state=VersionState.YANKED), yank_seq=seq)
-    return (*versions[: number - 1], yanked, *versions[number:])
+def erased(stored: StoredVersion) -> StoredVersion:
+    """What may be kept of a version of an erased brand: number, digest and time."""
+    version = stored.version
+    return StoredVersion(
+        AdapterVersion(
+            brand=version.brand,
+            adapter=version.adapter,
+            version=version.version,
+            digest=version.digest,
+            size_bytes=version.size_bytes,
+            manifest=_NOTHING_KNOWN,
+            publish_time=version.publish_time,
+            state=VersionState.YANKED,
+        ),
+        blob="",
+        yank_seq=stored.yank_seq,
+    )
+
+
+_NOTHING_KNOWN = AdapterManifest("", "", "", 0, 0, (), (), convolutions=False)
+
+
+def without_text(event: Event) -> Event:
+    """What may be kept of an event of an erased brand."""
+    match event:
+        case VersionPublished():
+            return VersionPublished(erased(event.stored), ())
+        case AliasSet():
+            return AliasSet("", event.version, event.previous_version)
+        case VersionYanked():
+            return replace(event, reason="", actor="")
+        case AllErased():
+            return event
+
+
+def state_without_text(state: AdapterState) -> AdapterState:
+    return replace(state, versions=tuple(map(erased, state.versions)), aliases={})
+
+
+def _with_yanked(versions: tuple[StoredVersion, ...], event: VersionYanked, seq: int) -> tuple[StoredVersion, ...]:
+    stored = versions[event.version - 1]
+    yanked = replace(
+        stored,
+        version=replace(stored.version, state=VersionState.YANKED),
+        yank_seq=seq,
+        withdrawn=stored.withdrawn or event.force,
+    )
+    return (*versions[: event.version - 1], yanked, *versions[event.version :])
 
 
 def already_published(state: AdapterState | None, header: PublishHeader) -> Published | None:
@@ -140,7 +236,7 @@ def already_published(state: AdapterState | None, header: PublishHeader) -> Publ
     """
     if state is None:
         return None
-    for stored in state.versions:
+    for stored in state.kept:
         if header.request_id and stored.request_id == header.request_id:
             if stored.version.digest != header.digest:
                 raise RequestIdReused(header.request_id, stored.version.version, stored.version.digest)
@@ -157,8 +253,9 @@ def publication(
 ) -> VersionPublished:
     """The event that gives a file its number; the first version becomes "production" unless told otherwise."""
     number = len(state.versions) + 1 if state else 1
+    is_first = not (state and state.kept)
     stored = replace(stored, version=replace(stored.version, version=number))
-    return VersionPublished(stored, aliases or ((PRODUCTION,) if number == 1 and first_goes_live else ()))
+    return VersionPublished(stored, aliases or ((PRODUCTION,) if is_first and first_goes_live else ()))
 
 
 def pick(state: AdapterState, ref: AdapterRef) -> StoredVersion:
@@ -168,7 +265,7 @@ def pick(state: AdapterState, ref: AdapterRef) -> StoredVersion:
         NotFound: AliasNotFound, VersionNotFound or DigestNotFound.
     """
     if isinstance(ref.pick, int):
-        if ref.pick > len(state.versions):
+        if ref.pick > len(state.versions) or state.versions[ref.pick - 1].is_erased:
             raise VersionNotFound(ref.brand, ref.adapter, ref.pick, newest=len(state.versions))
         return state.versions[ref.pick - 1]
     if ref.is_digest:
@@ -237,7 +334,8 @@ def yank(
         target: the version, by number.
         replacement: version that its aliases shall name instead; 0: none. A version that was yanked by force may be
             yanked again with one, which moves the aliases that were left behind.
-        force: withdraws it though aliases name it and there is no replacement.
+        force: withdraws it though aliases name it and there is no replacement, and from what was accepted before. A
+            version that was yanked without may be yanked again with it.
         reason: why, for the history.
 
     Raises:
@@ -250,9 +348,9 @@ def yank(
     number, named_by = stored.version.version, state.aliases_of(stored.version.version)
     if replacement == number:
         raise InvalidField("replacement", "must be another version than the one that is withdrawn")
-    if stored.is_yanked and not (replacement and named_by):
+    if stored.is_yanked and not (replacement and named_by) and (stored.withdrawn or not force):
         return None
-    if replacement > len(state.versions):
+    if replacement > len(state.versions) or (replacement and state.versions[replacement - 1].is_erased):
         newest = len(state.versions)
         raise VersionNotFound(target.brand, target.adapter, replacement, newest=newest, field="replacement")
     if replacement and state.versions[replacement - 1].is_yanked:

@@ -1,78 +1,94 @@
-"""Adapter files on their way: received to disk while being judged, stored by digest, read back.
+"""Adapter files in the store: written whole or in parts, each checked once it is there, and read back across parts.
 
-Knows bytes and digests; which version a file becomes is decided elsewhere.
+Knows keys and bytes; which version a file becomes is decided elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import NamedTemporaryFile
+import hashlib
+from collections.abc import AsyncIterator, Sequence
 
-from looksmith.lora import Inspection, LoraError
 from services.registry import layout
-from services.registry.errors import AdapterRefused, DigestMismatch, StoreUnavailable
-from services.registry.judging import Judge
-from services.registry.object_store import ObjectStore
+from services.registry.errors import StoreUnavailable
+from services.registry.object_store import ObjectStore, listing_of
+
+#: Size of every part of a file but its last; a file up to this is one object. Records name parts without their sizes,
+#: so this must stay as it is for as long as any of them is read. An upload that is cut off loses less than one, and
+#: holds a few of them in memory.
+PART_BYTES = 8 << 20
 
 
-@dataclass(frozen=True)
-class Received:
-    """A file that has passed, and where it lies until the context that made it is left."""
-
-    path: Path
-    inspection: Inspection
+class PartDamaged(Exception):
+    """The bytes of a part are not those that its name tells of."""
 
 
 class Blobs:
-    """Files by brand and digest."""
+    """Files by key. ``part_bytes`` other than PART_BYTES is for tests, which make many parts of a small file."""
 
-    def __init__(self, *, store: ObjectStore, spool_folder: Path | None) -> None:
-        self._store, self._spool_folder = store, spool_folder
+    def __init__(self, *, store: ObjectStore, part_bytes: int = PART_BYTES) -> None:
+        self._store, self.part_bytes = store, part_bytes
 
-    @asynccontextmanager
-    async def received(self, chunks: AsyncIterator[bytes], *, digest: str, judge: Judge) -> AsyncIterator[Received]:
-        """Takes an upload to disk, judging it as it comes; the file is gone when the context is left.
-
-        Raises:
-            AdapterRefused: as early as the bytes so far allow.
-            DigestMismatch: the bytes are not the announced ones.
-        """
-        with NamedTemporaryFile(dir=self._spool_folder, prefix="upload-") as file:
-
-            def take(chunk: bytes) -> None:
-                judge.feed(chunk)
-                file.write(chunk)
-
-            def finish() -> Inspection:
-                file.flush()
-                return judge.finish()
-
-            try:
-                async for chunk in chunks:
-                    await asyncio.to_thread(take, chunk)  # hashing and scanning take a while
-                inspection = await asyncio.to_thread(finish)
-            except LoraError as error:
-                raise AdapterRefused(error) from None
-            if inspection.sha256 != digest:
-                raise DigestMismatch(announced=digest, received=inspection.sha256)
-            yield Received(Path(file.name), inspection)
-
-    async def put(self, brand: str, received: Received) -> str:
-        """Stores a file and returns its key, once the store shows it whole.
+    async def put(self, key: str, data: bytes | memoryview) -> None:
+        """Stores a file of one object, or a part.
 
         Raises:
-            StoreUnavailable: the file may or may not be there; nothing refers to it.
+            StoreUnavailable: it may or may not be there; nothing refers to it.
         """
-        key = layout.blob(brand, received.inspection.sha256)
-        await self._store.put_file(key, received.path)
+        await self._store.put(key, data)
         found = await self._store.size(key)
-        if found != received.inspection.file_bytes:
-            raise StoreUnavailable(f"it shows {found} bytes of a file of {received.inspection.file_bytes}")
-        return key
+        if found != len(data):
+            raise StoreUnavailable(f"it shows {found} bytes of an object of {len(data)}")
 
-    def read(self, key: str, *, offset: int, limit: int) -> AsyncIterator[bytes]:
-        return self._store.stream(key, offset=offset, limit=limit)
+    async def put_part(self, blob: str, index: int, data: bytes | memoryview) -> str:
+        """Stores a part and returns its name. Raises: as ``put``."""
+        name = layout.part_name(index, await asyncio.to_thread(_sha256, data))
+        await self.put(layout.part(blob, name), data)
+        return name
+
+    async def part(self, blob: str, name: str) -> bytes:
+        """A part's bytes.
+
+        Raises:
+            PartDamaged: it is gone, or its bytes are others.
+        """
+        data = await self._store.get(layout.part(blob, name))
+        if data is None or layout.part_name(layout.part_index(name), await asyncio.to_thread(_sha256, data)) != name:
+            raise PartDamaged(name)
+        return data
+
+    async def whole_parts(self, blob: str, size: int) -> list[str]:
+        """Names of the parts that the store shows of a file, from its start up to the first that is missing.
+
+        Where two streams have left different bytes in one place, nobody can tell which are right: that part is missing.
+        """
+        names: dict[int, list[str]] = {}
+        async for found in listing_of(self._store, layout.part(blob, "")):
+            name = found.key.removeprefix(layout.part(blob, ""))
+            index = layout.part_index(name)
+            if found.size == min(self.part_bytes, size - index * self.part_bytes):
+                names.setdefault(index, []).append(name)
+        whole: list[str] = []
+        while len(there := names.get(len(whole), ())) == 1:
+            whole += there
+        return whole
+
+    async def read(self, keys: Sequence[str], *, offset: int = 0, limit: int = 0) -> AsyncIterator[bytes]:
+        """The bytes of a file from ``offset`` on, at most ``limit`` of them unless that is 0."""
+        if len(keys) == 1:  # of any size: it may be older than parts are
+            async for piece in self._store.stream(keys[0], offset=offset, limit=limit):
+                yield piece
+            return
+        first, start = divmod(offset, self.part_bytes)
+        end = offset + limit if limit else len(keys) * self.part_bytes
+        for index, key in enumerate(keys[first:], first):
+            here = min(self.part_bytes, end - index * self.part_bytes)
+            if here <= start:
+                return
+            async for piece in self._store.stream(key, offset=start, limit=here - start):
+                yield piece
+            start = 0
+
+
+def _sha256(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -8,11 +8,10 @@ import structlog
 
 from looksmith.nouns import Brand
 from services.registry import layout, paging
-from services.registry.commit_log import Record
 from services.registry.errors import BrandNotFound, BrandVersionMismatch, RecordCorrupt
 from services.registry.messages import Page
 from services.registry.object_store import ObjectStore
-from services.registry.records import BrandPut, BrandShelf
+from services.registry.records import BrandPut, BrandRecord, BrandShelf
 
 log = structlog.get_logger()
 
@@ -30,24 +29,24 @@ class Brands:
         """
         structlog.contextvars.bind_contextvars(brand=brand.name)
 
-        def decide(head: Record[BrandPut, Brand] | None) -> BrandPut:
-            found = head.seq if head else 0
+        def decide(head: BrandRecord | None) -> BrandPut:
+            found = head.seq if head and head.state else 0
             if expected_version is not None and expected_version != found:
                 raise BrandVersionMismatch(brand.name, expected=expected_version, found=found)
             return BrandPut(brand)
 
         record, _ = await self._shelf.commit(brand.name, decide=decide)
-        assert record is not None  # noqa: S101  # decide always returns an event
+        assert record is not None and record.state is not None  # noqa: S101, PT018  # what decide returned made them
         log.info("brand.put", version=record.seq)
         return record.state
 
     async def get(self, name: str) -> Brand:
         """Raises: BrandNotFound; StoreUnavailable where memory does not have the brand either."""
         structlog.contextvars.bind_contextvars(brand=name)
-        head = await self._shelf.head(name)
-        if head.record is None:
+        record = (await self._shelf.head(name)).record
+        if record is None or record.state is None:
             raise BrandNotFound(name)
-        return head.record.state
+        return record.state
 
     async def list_brands(
         self, page_size: int, page_token: str, *, shown: Callable[[str], bool] = lambda _brand: True

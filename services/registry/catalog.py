@@ -18,6 +18,8 @@ from services.registry import layout, paging
 from services.registry.adapter_state import (
     AdapterState,
     AliasSet,
+    AllErased,
+    StoredVersion,
     VersionPublished,
     VersionYanked,
     alias_move,
@@ -85,7 +87,7 @@ class Catalog:
         start = paging.after(scope, page_token)
         names = [name for name in await self._names(brand) if name > tuple(start.split("/")) and shown(name[0])]
         found = [
-            (name, adapter_of(*name, record) if record else None)
+            (name, adapter_of(*name, record) if record and record.state.kept else None)
             for name, record in zip(names, await self._heads(names[:page_size]), strict=False)
         ]
         fitting = paging.fitting(found)
@@ -100,9 +102,10 @@ class Catalog:
         """
         scope = ["versions", brand, adapter]
         record, _ = await self._record(brand, adapter)
-        numbers = range(paging.number_after(scope, page_token, newest=len(record.state.versions)), 0, -1)
-        shown = paging.fitting([record.state.versions[number - 1].version for number in numbers[:page_size]])
-        more = paging.token(scope, str(shown[-1].version)) if len(numbers) > len(shown) else ""
+        first = paging.number_after(scope, page_token, newest=len(record.state.versions))
+        versions = [stored.version for stored in reversed(record.state.kept) if stored.version.version <= first]
+        shown = paging.fitting(versions[:page_size])
+        more = paging.token(scope, str(shown[-1].version)) if len(versions) > len(shown) else ""
         return Page(tuple(shown), more)
 
     async def open(self, brand: str, digest: str, *, offset: int = 0, limit: int = 0) -> AsyncIterator[bytes]:
@@ -113,10 +116,18 @@ class Catalog:
             OffsetBeyondEnd: ``offset`` is not in the file.
             StoreUnavailable: the file cannot be read, or the store cannot be asked who has it.
         """
-        blob, size = await self._find_file(brand, digest)
+        structlog.contextvars.bind_contextvars(brand=brand, digest=digest)
+        file = await self._find(brand, lambda state: state.with_digest(digest))
+        if file is None:
+            raise DigestNotFound(brand, digest)
+        size = file.version.size_bytes
         if offset >= size:
             raise OffsetBeyondEnd(offset, size)
-        return self._blobs.read(blob, offset=offset, limit=min(limit, size - offset))  # stores count in 63 bits
+        return self._blobs.read(file.keys, offset=offset, limit=min(limit, size - offset))  # stores count in 63 bits
+
+    async def published_by(self, brand: str, request_id: str) -> StoredVersion | None:
+        """The version that a request made. Raises: StoreUnavailable."""
+        return await self._find(brand, lambda state: state.with_request(request_id))
 
     async def set_alias(
         self, alias: str, target: AdapterRef, *, expected_version: int | None = None, reason: str = ""
@@ -192,7 +203,12 @@ class Catalog:
         with contextlib.suppress(StoreUnavailable):
             await self._heads(await self._names(""))
         remembered = sorted(self._adapters.remembered().items())
-        return [adapter_of(brand, adapter, record) for (brand, adapter), record in remembered]
+        return [adapter_of(brand, adapter, record) for (brand, adapter), record in remembered if record.state.kept]
+
+    def erased(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Brands of which something was erased, with digests of files that nobody may keep, as far as is known here."""
+        remembered = sorted(self._adapters.remembered().items())
+        return [(brand, gone) for (brand, _), record in remembered if (gone := record.state.erased_digests())]
 
     async def refresh(self, brand: str, adapter: str, seq: int) -> None:
         """Reads an adapter's log unless its record ``seq`` is known. Raises: StoreUnavailable."""
@@ -212,7 +228,7 @@ class Catalog:
     async def _record(self, brand: str, adapter: str, *, min_seq: int = 0) -> tuple[AdapterRecord, datetime | None]:
         structlog.contextvars.bind_contextvars(brand=brand, adapter=adapter)
         head = await self._adapters.head(brand, adapter, min_seq=min_seq)
-        if head.record is None:
+        if head.record is None or not head.record.state.kept:
             raise AdapterNotFound(brand, adapter)
         return head.record, head.stale_since
 
@@ -237,15 +253,15 @@ class Catalog:
 
         return list(await asyncio.gather(*map(head, names)))
 
-    async def _find_file(self, brand: str, digest: str) -> tuple[str, int]:
-        structlog.contextvars.bind_contextvars(brand=brand, digest=digest)
+    async def _find(self, brand: str, wanted: Callable[[AdapterState], StoredVersion | None]) -> StoredVersion | None:
+        """A version of any adapter of a brand."""
         for look_again in (False, True):
             if look_again:  # another replica may just have published it
                 await self._heads(await self._names(brand))
             for names, record in self._adapters.remembered().items():
-                if names[0] == brand and (stored := record.state.with_digest(digest)):
-                    return stored.blob, stored.version.size_bytes
-        raise DigestNotFound(brand, digest)
+                if names[0] == brand and (stored := wanted(record.state)):
+                    return stored
+        return None
 
     async def _move(
         self, brand: str, adapter: str, alias: str, rule: Callable[[AdapterState], AliasSet | None]
@@ -268,7 +284,7 @@ class Catalog:
         structlog.contextvars.bind_contextvars(brand=brand, adapter=adapter)
 
         def decide(head: AdapterRecord | None) -> AliasSet | VersionYanked | None:
-            if head is None:
+            if head is None or not head.state.kept:
                 raise AdapterNotFound(brand, adapter)
             event = rule(head.state)
             return replace(event, actor=self._who()) if event else None
@@ -294,11 +310,12 @@ def adapter_of(brand: str, adapter: str, record: AdapterRecord) -> Adapter:
     return Adapter(
         brand=brand,
         name=adapter,
-        latest_version=len(record.state.versions),
+        latest_version=record.state.kept[-1].version.version if record.state.kept else 0,
         aliases=record.state.all_aliases(),
         seq=record.seq,
         create_time=record.state.create_time,
         update_time=record.time,
+        withdrawn_versions=record.state.withdrawn(),
     )
 
 
@@ -315,6 +332,8 @@ def event_of(record: AdapterRecord) -> AdapterEvent:
             actor=version.publisher,
             reason=version.note,
         )
+    if isinstance(event, AllErased):
+        return AdapterEvent(record.seq, record.time, EventKind.ERASED, 0, aliases)
     if isinstance(event, VersionYanked):
         return AdapterEvent(
             record.seq,

@@ -5,33 +5,48 @@ RegistryClient speaks to a server; FakeRegistryClient keeps the same contract in
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 
 import grpc
 
 from looksmith import convert
 from looksmith.errors import error_from_rpc
 from looksmith.nouns import PRODUCTION, Adapter, AdapterRef, AdapterVersion, Brand, Resolved
-from looksmith.publisher import until_answered
+from looksmith.uploading import upload
 from looksmith.v1 import brand_pb2, brand_pb2_grpc, registry_pb2_grpc
 from looksmith.v1 import registry_pb2 as pb
+from services.registry.collector import Collected
 from services.registry.content import Content, measured, pieces_of
 from services.registry.convert import (
+    check_from_pb,
+    collected_from_pb,
     event_from_pb,
     header_to_pb,
     move_from_pb,
     published_from_pb,
+    upload_state_from_pb,
     watch_from_pb,
     yanked_from_pb,
 )
 from services.registry.fake_client import FakeRegistryClient
-from services.registry.messages import AdapterEvent, AliasMove, Page, Published, PublishHeader, Yanked
-from services.registry.watch import Message
+from services.registry.fsck import CheckedBrand, Fault, Summary
+from services.registry.messages import AdapterEvent, AliasMove, Page, Published, PublishHeader, UploadState, Yanked
+from services.registry.watch import BrandErased, Changed, Heartbeat, InSnapshot, Message, SnapshotEnd
 
-__all__ = ["FakeRegistryClient", "RegistryClient", "measured"]
+__all__ = [
+    "BrandErased",
+    "Changed",
+    "FakeRegistryClient",
+    "Heartbeat",
+    "InSnapshot",
+    "Message",
+    "RegistryClient",
+    "SnapshotEnd",
+    "measured",
+]
 
 #: Seconds that a call on records may take, and one that moves a file of up to 1 GiB.
 RECORD_DEADLINE_S, FILE_DEADLINE_S = 10.0, 600.0
@@ -47,6 +62,7 @@ class RegistryClient:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._adapters = registry_pb2_grpc.AdapterRegistryServiceStub(channel)
         self._brands = brand_pb2_grpc.BrandServiceStub(channel)
+        self._admin = registry_pb2_grpc.RegistryAdminServiceStub(channel)
 
     async def put_brand(
         self, brand: Brand, *, expected_version: int | None = None, deadline_s: float = RECORD_DEADLINE_S
@@ -69,6 +85,26 @@ class RegistryClient:
             response = await self._brands.ListBrands(request, timeout=deadline_s)
         return Page(tuple(map(convert.brand_from_pb, response.brands)), response.next_page_token)
 
+    async def delete_brand(self, name: str, *, confirm_name: str, deadline_s: float = FILE_DEADLINE_S) -> int:
+        """Erases a brand and returns the bytes of files that were deleted."""
+        request = brand_pb2.DeleteBrandRequest(name=name, confirm_name=confirm_name)
+        with _errors_as_raised():
+            return (await self._brands.DeleteBrand(request, timeout=deadline_s)).freed_bytes
+
+    async def collect_garbage(self, *, dry_run: bool = False, deadline_s: float = FILE_DEADLINE_S) -> Collected:
+        with _errors_as_raised():
+            request = pb.CollectGarbageRequest(dry_run=dry_run)
+            return collected_from_pb(await self._admin.CollectGarbage(request, timeout=deadline_s))
+
+    async def check_store(
+        self, brand: str = "", *, read_files: bool = False, deadline_s: float = FILE_DEADLINE_S
+    ) -> AsyncGenerator[Fault | CheckedBrand | Summary, None]:
+        """Faults as they are found, each brand once it is done, and in the end what there is."""
+        request = pb.CheckStoreRequest(brand=brand, read_files=read_files)
+        with _errors_as_raised():
+            async for message in self._admin.CheckStore(request, timeout=deadline_s):
+                yield check_from_pb(message)
+
     async def publish(
         self,
         header: PublishHeader,
@@ -77,19 +113,24 @@ class RegistryClient:
         on_progress: Callable[[int], None] | None = None,
         deadline_s: float = FILE_DEADLINE_S,
     ) -> Published:
-        """Sends a file, or pieces of one in order; ``on_progress`` gets the bytes sent so far."""
+        """Sends a file, or pieces of one in order; ``on_progress`` gets the bytes sent so far.
 
-        async def messages() -> AsyncIterator[pb.PublishAdapterRequest]:
-            yield pb.PublishAdapterRequest(header=header_to_pb(header))
-            sent, pieces = 0, pieces_of(content)
-            while chunk := await asyncio.to_thread(next, pieces, b""):
-                yield pb.PublishAdapterRequest(chunk=chunk)
-                sent += len(chunk)
-                if on_progress:
-                    on_progress(sent)
-
-        answer = await until_answered(lambda: self._adapters.PublishAdapter(messages(), timeout=deadline_s))
+        What breaks off is gone on with; with a request id, also what broke off in an earlier call.
+        """
+        answer = await upload(
+            self._adapters,
+            header_to_pb(header),
+            partial(pieces_of, content),
+            on_progress=on_progress or (lambda _sent: None),
+            timeout_s=deadline_s,
+        )
         return published_from_pb(answer)
+
+    async def get_upload(self, brand: str, request_id: str, *, deadline_s: float = RECORD_DEADLINE_S) -> UploadState:
+        """How much is held of an upload that broke off; ``publish`` asks for itself."""
+        request = pb.GetUploadRequest(brand=brand, request_id=request_id)
+        with _errors_as_raised():
+            return upload_state_from_pb(await self._adapters.GetUpload(request, timeout=deadline_s))
 
     async def get_adapter(self, brand: str, adapter: str, *, deadline_s: float = RECORD_DEADLINE_S) -> Adapter:
         request = pb.GetAdapterRequest(brand=brand, adapter=adapter)

@@ -11,7 +11,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from random import Random
 from typing import Generic, Literal, TypeVar
@@ -26,6 +26,8 @@ from services.registry.object_store import Creation, ObjectStore
 MAX_LOSSES = 16
 #: Tries to write one record, or to learn what became of it.
 MAX_CLAIMS = 5
+#: Keys that one look for the newest record lists; a registry that starts takes such a look at every log.
+LISTED = 1000
 #: Seconds of the first pause, which doubles up to the longest; each is cut to a random part.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5
 
@@ -45,11 +47,13 @@ class Record(Generic[E, S]):
     event: E
     state: S
     format: Literal[1] = 1
+    stands_for: str = ""
+    """sha256 of the record that this one replaced when what it told of was erased; empty: it is as it was written."""
 
 
 @dataclass(frozen=True)
 class Entry(Generic[E, S]):
-    """A record and the sha256 of its bytes."""
+    """A record and the sha256 of its bytes, or of those that it stands for."""
 
     record: Record[E, S]
     digest: str
@@ -57,10 +61,11 @@ class Entry(Generic[E, S]):
 
 @dataclass(frozen=True)
 class Schema(Generic[E, S]):
-    """What a kind of log holds: how records are written, and what an event makes of a state."""
+    """What a kind of log holds: how records are written, what an event makes of a state, and what outlasts erasure."""
 
     records: TypeAdapter[Record[E, S]]
     apply: Callable[[S | None, E, int, datetime], S]
+    without_text: Callable[[E, S], tuple[E, S]]
 
 
 @dataclass(frozen=True)
@@ -155,10 +160,35 @@ class CommitLog(Generic[E, S]):
 
     async def record(self, seq: int) -> Record[E, S]:
         """Any record up to the head. Raises: StoreUnavailable, RecordCorrupt."""
-        entry = self._entry if seq == self.seq else await self._read(seq)
+        return self._entry.record if self._entry and seq == self.seq else await self.stored(seq)
+
+    async def stored(self, seq: int) -> Record[E, S]:
+        """As ``record``, as the store has it now."""
+        entry = await self._read(seq)
         if entry is None:
             raise RecordCorrupt(layout.slot(self._prefix, seq), "it is missing")
         return entry.record
+
+    async def erase_text(self, through: int) -> None:
+        """Overwrites all records up to one with what may outlast erasure; repeating it changes nothing.
+
+        No number becomes free: whoever still means to write it finds it taken.
+
+        Raises:
+            StoreUnavailable: some may be overwritten, and others not.
+            RecordCorrupt: one of them can't be read.
+        """
+        for seq in range(1, through + 1):
+            key = layout.slot(self._prefix, seq)
+            entry = await self._read(seq)
+            if entry is None:
+                raise RecordCorrupt(key, "it is missing")
+            event, state = self._schema.without_text(entry.record.event, entry.record.state)
+            bare = replace(entry.record, event=event, state=state, writer="", stands_for=entry.digest)
+            if bare != entry.record:
+                await self._store.put(key, self._schema.records.dump_json(bare))
+            if seq == self.seq:
+                self._entry = Entry(bare, entry.digest)
 
     def _next(self, event: E) -> Record[E, S]:
         now, seq = self._around.wall_clock(), self.seq + 1
@@ -195,10 +225,11 @@ class CommitLog(Generic[E, S]):
         raise OutcomeUnknown
 
     async def _newest(self) -> Entry[E, S] | None:
-        last, found = 0, [""]
-        while found:
-            found = await self._store.keys(self._prefix, start_after=layout.slot(self._prefix, last))
+        last, more = 0, True
+        while more:
+            found = await self._store.keys(self._prefix, start_after=layout.slot(self._prefix, last), limit=LISTED)
             last = layout.slot_seq(found[-1]) if found else last
+            more = len(found) == LISTED
         return await self._read(last) if last else None
 
     async def _read(self, seq: int) -> Entry[E, S] | None:
@@ -207,7 +238,8 @@ class CommitLog(Generic[E, S]):
         if data is None:
             return None
         try:
-            return Entry(self._schema.records.validate_json(data), hashlib.sha256(data).hexdigest())
+            record = self._schema.records.validate_json(data)
+            return Entry(record, record.stands_for or hashlib.sha256(data).hexdigest())
         except ValidationError as error:
             raise RecordCorrupt(key, f"{error.error_count()} fields are missing or bad") from error
 

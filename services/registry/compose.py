@@ -25,7 +25,7 @@ from services.registry.gate import GatedStore
 from services.registry.judging import judging
 from services.registry.minio_store import MinioObjectStore
 from services.registry.object_store import ObjectStore
-from services.registry.servicer import AdapterRegistryServicer, BrandServicer
+from services.registry.servicer import AdapterRegistryServicer, BrandServicer, RegistryAdminServicer
 from services.registry.settings import RegistrySettings
 from services.registry.tables import load_tables
 
@@ -80,8 +80,10 @@ async def registry_on(
             judging=judging(tables, replace(Limits(), file_bytes=settings.max_adapter_bytes)),
             around=around,
             head_max_age_s=settings.head_max_age_s,
-            spool_folder=settings.spool,
             feed_every_s=settings.feed_every_s,
+            gc_grace_s=settings.gc_grace_s,
+            upload_expiry_s=settings.upload_expiry_s,
+            commit_window_s=settings.commit_window_s,
             who=lambda: caller().name,
         )
         await stack.enter_async_context(_beside(_keep_fresh(core, settings.reconcile_s)))
@@ -93,20 +95,23 @@ async def registry_on(
         )
         await server.health.set(WRITES, HealthCheckResponse.NOT_SERVING)
         await stack.enter_async_context(_beside(_open_when_fit(gate, server)))
+        await stack.enter_async_context(_beside(core.collector.run(settings.gc_every_s)))
         await stack.enter_async_context(_beside(core.feed.write()))
         await stack.enter_async_context(_beside(core.feed.follow(core.catalog.refresh)))
         yield server
 
 
 def apis(core: Core, protected_aliases: Sequence[str] = (PRODUCTION,)) -> list[ServedApi]:
-    """The two services of a registry."""
+    """The services of a registry."""
     adapters = AdapterRegistryServicer(
         catalog=core.catalog,
         publisher=core.publisher,
+        uploads=core.uploads,
         watches=core.watches,
         to_move=protecting(protected_aliases),
     )
-    brands = BrandServicer(brands=core.brands)
+    brands = BrandServicer(brands=core.brands, eraser=core.eraser)
+    admin = RegistryAdminServicer(collector=core.collector, checker=core.checker)
     return [
         ServedApi(
             "looksmith.v1.AdapterRegistryService",
@@ -115,6 +120,10 @@ def apis(core: Core, protected_aliases: Sequence[str] = (PRODUCTION,)) -> list[S
         ServedApi(
             "looksmith.v1.BrandService",
             lambda server: brand_pb2_grpc.add_BrandServiceServicer_to_server(brands, server),
+        ),
+        ServedApi(
+            "looksmith.v1.RegistryAdminService",
+            lambda server: registry_pb2_grpc.add_RegistryAdminServiceServicer_to_server(admin, server),
         ),
     ]
 

@@ -12,16 +12,18 @@ Content = Path | Sequence[bytes] | Callable[[], Iterable[bytes]]
 PIECE_BYTES = 1 << 20
 
 
-def pieces_of(content: Content) -> Iterator[bytes]:
-    """The bytes in order, at most PIECE_BYTES at a time."""
+def pieces_of(content: Content, offset: int = 0) -> Iterator[bytes]:
+    """The bytes in order from ``offset`` on, at most PIECE_BYTES at a time."""
     if isinstance(content, Path):
         with content.open("rb") as file:
+            file.seek(offset)
             while piece := file.read(PIECE_BYTES):
                 yield piece
     else:
         for piece in content() if callable(content) else content:
-            for at in range(0, len(piece), PIECE_BYTES):
+            for at in range(offset, len(piece), PIECE_BYTES):
                 yield piece[at : at + PIECE_BYTES]
+            offset = max(0, offset - len(piece))
 
 
 def measured(content: Content) -> tuple[str, int]:

@@ -5,23 +5,39 @@ Malformed fields become InvalidField here.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from looksmith import convert
 from looksmith.errors import InvalidField
-from looksmith.nouns import Malformed
+from looksmith.nouns import Malformed, check_name
 from looksmith.v1 import registry_pb2 as pb
-from services.registry import watch
+from services.registry import fsck, watch
+from services.registry.collector import Collected
 from services.registry.content import PIECE_BYTES
-from services.registry.messages import AdapterEvent, AliasMove, EventKind, Published, PublishHeader, Yanked
+from services.registry.errors import ChunkCorrupt
+from services.registry.messages import (
+    AdapterEvent,
+    AliasMove,
+    EventKind,
+    Published,
+    PublishHeader,
+    UploadState,
+    Yanked,
+    check_request_id,
+)
 
 _KINDS = {
     EventKind.PUBLISHED: pb.ADAPTER_EVENT_KIND_PUBLISHED,
     EventKind.ALIAS_SET: pb.ADAPTER_EVENT_KIND_ALIAS_SET,
     EventKind.YANKED: pb.ADAPTER_EVENT_KIND_YANKED,
+    EventKind.ERASED: pb.ADAPTER_EVENT_KIND_ERASED,
 }
 _KINDS_FROM_PB = {number: kind for kind, number in _KINDS.items()}
+_FAULTS = {kind: pb.StoreFaultKind.Value(f"STORE_FAULT_KIND_{kind.name}") for kind in fsck.FaultKind}
+_FAULTS_FROM_PB = {number: kind for kind, number in _FAULTS.items()}
 
 
 @contextmanager
@@ -40,21 +56,41 @@ async def upload_from_pb(
 
     Raises:
         InvalidField: the header is not first or malformed; later, a message is no chunk or too large a one.
+        ChunkCorrupt: later, a chunk is not what its sender took the CRC-32 of.
     """
     first = await anext(messages, pb.PublishAdapterRequest())
     if first.WhichOneof("part") != "header":
         raise InvalidField("header", "must be the first message of an upload")
     with by_field():
-        return header_from_pb(first.header), _chunks(messages)
+        return header_from_pb(first.header), _chunks(messages, first.header.offset)
 
 
-async def _chunks(messages: AsyncIterator[pb.PublishAdapterRequest]) -> AsyncIterator[bytes]:
+async def _chunks(messages: AsyncIterator[pb.PublishAdapterRequest], offset: int) -> AsyncIterator[bytes]:
     async for message in messages:
         if message.WhichOneof("part") != "chunk":
             raise InvalidField("chunk", "is what every message after the first must hold")
         if len(message.chunk) > PIECE_BYTES:
             raise InvalidField("chunk", f"has {len(message.chunk)} bytes; at most {PIECE_BYTES} may come at once")
+        if message.HasField("crc32") and message.crc32 != zlib.crc32(message.chunk):
+            raise ChunkCorrupt(offset, len(message.chunk))
+        offset += len(message.chunk)
         yield message.chunk
+
+
+def upload_name_from_pb(message: pb.GetUploadRequest) -> tuple[str, str]:
+    """Brand and request id."""
+    if not message.request_id:
+        raise Malformed("request_id", "is required")
+    return check_name("brand", message.brand), check_request_id(message.request_id)
+
+
+def upload_state_from_pb(message: pb.GetUploadResponse) -> UploadState:
+    expires = convert.time_from_pb(message.expire_time) if message.HasField("expire_time") else None
+    return UploadState(message.received_bytes, expires)
+
+
+def upload_state_to_pb(state: UploadState) -> pb.GetUploadResponse:
+    return pb.GetUploadResponse(received_bytes=state.received_bytes, expire_time=convert.time_to_pb(state.expire_time))
 
 
 def header_from_pb(message: pb.PublishHeader) -> PublishHeader:
@@ -70,6 +106,8 @@ def header_from_pb(message: pb.PublishHeader) -> PublishHeader:
         publisher=message.publisher,
         note=message.note,
         labels=dict(message.labels),
+        lineage=convert.lineage_from_pb(message.lineage),
+        offset=message.offset,
     )
 
 
@@ -86,6 +124,8 @@ def header_to_pb(header: PublishHeader) -> pb.PublishHeader:
         publisher=header.publisher,
         note=header.note,
         labels=header.labels,
+        lineage=convert.lineage_to_pb(header.lineage),
+        offset=header.offset,
     )
 
 
@@ -145,6 +185,8 @@ def watch_to_pb(message: watch.Message) -> pb.WatchAdaptersResponse:
             return pb.WatchAdaptersResponse(snapshot_end=pb.SnapshotEnd(adapters=adapters), cursor=cursor)
         case watch.Changed(adapter, cursor):
             return pb.WatchAdaptersResponse(changed=convert.adapter_to_pb(adapter), cursor=cursor)
+        case watch.BrandErased(brand, digests, cursor):
+            return pb.WatchAdaptersResponse(erased=pb.BrandErased(brand=brand, digests=digests), cursor=cursor)
         case watch.Heartbeat(stale_since, cursor):
             return pb.WatchAdaptersResponse(
                 heartbeat=pb.WatchHeartbeat(stale_since=convert.time_to_pb(stale_since)), cursor=cursor
@@ -159,6 +201,41 @@ def watch_from_pb(message: pb.WatchAdaptersResponse) -> watch.Message:
             return watch.SnapshotEnd(message.snapshot_end.adapters, message.cursor)
         case "changed":
             return watch.Changed(convert.adapter_from_pb(message.changed), message.cursor)
+        case "erased":
+            return watch.BrandErased(message.erased.brand, tuple(message.erased.digests), message.cursor)
     beat = message.heartbeat
     stale_since = convert.time_from_pb(beat.stale_since, "stale_since") if beat.HasField("stale_since") else None
     return watch.Heartbeat(stale_since, message.cursor)
+
+
+def collected_to_pb(collected: Collected) -> pb.CollectGarbageResponse:
+    return pb.CollectGarbageResponse(
+        deleted_objects=collected.deleted_objects,
+        deleted_bytes=collected.deleted_bytes,
+        young_objects=collected.young_objects,
+        young_bytes=collected.young_bytes,
+    )
+
+
+def collected_from_pb(message: pb.CollectGarbageResponse) -> Collected:
+    return Collected(message.deleted_objects, message.deleted_bytes, message.young_objects, message.young_bytes)
+
+
+def check_to_pb(message: fsck.Fault | fsck.CheckedBrand | fsck.Summary) -> pb.CheckStoreResponse:
+    match message:
+        case fsck.Fault(kind, key, what):
+            return pb.CheckStoreResponse(fault=pb.StoreFault(kind=_FAULTS[kind], key=key, description=what))
+        case fsck.CheckedBrand(name):
+            return pb.CheckStoreResponse(checked_brand=name)
+        case fsck.Summary():
+            return pb.CheckStoreResponse(summary=pb.StoreSummary(**asdict(message)))
+
+
+def check_from_pb(message: pb.CheckStoreResponse) -> fsck.Fault | fsck.CheckedBrand | fsck.Summary:
+    match message.WhichOneof("message"):
+        case "fault":
+            return fsck.Fault(_FAULTS_FROM_PB[message.fault.kind], message.fault.key, message.fault.description)
+        case "checked_brand":
+            return fsck.CheckedBrand(message.checked_brand)
+    fields = {name: getattr(message.summary, name) for name in fsck.Summary.__dataclass_fields__}
+    return fsck.Summary(**fields)

@@ -8,11 +8,13 @@ LooksmithError
 │   ├── AdapterNotFound
 │   ├── AliasNotFound
 │   ├── VersionNotFound
-│   └── DigestNotFound
+│   ├── DigestNotFound
+│   └── UploadNotFound
 ├── AlreadyExists
 │   └── RequestIdReused
 ├── FailedPrecondition
 │   ├── AdapterYanked
+│   ├── ConfirmationMissing
 │   ├── NothingToRollBack
 │   ├── StoreNotConforming    it cannot be trusted with writes; reads go on
 │   ├── SeqNotReached
@@ -22,16 +24,17 @@ LooksmithError
 │   ├── BrandVersionMismatch
 │   └── LogContended          too many others wrote to the same log
 ├── OutOfRange
-│   └── OffsetBeyondEnd
+│   ├── OffsetBeyondEnd
+│   └── UploadOffset          another part of the file is held than a publisher goes on from
 ├── ResourceExhausted
 │   └── BrandQuota
 ├── Unavailable
 │   ├── StoreUnavailable      nothing was changed
 │   │   └── StoreNotProbed    ... since nobody knows yet whether it can be trusted with writes
-│   └── OutcomeUnknown        the change may have happened
-├── Unimplemented
-│   └── NotInThisRelease
+│   ├── OutcomeUnknown        the change may have happened
+│   └── PublicationTooSlow    its file may be collected before it is named
 ├── DataLoss
+│   ├── ChunkCorrupt          of an upload
 │   ├── DigestMismatch        of an upload
 │   └── RecordCorrupt         in the store
 └── Internal
@@ -54,7 +57,6 @@ from looksmith.errors import (
     OutOfRange,
     ResourceExhausted,
     Unavailable,
-    Unimplemented,
 )
 from looksmith.lora import LoraError
 from looksmith.nouns import AdapterRef, AdapterVersion
@@ -127,12 +129,22 @@ class DigestNotFound(NotFound):
         )
 
 
+class UploadNotFound(NotFound):
+    reason = "UPLOAD_NOT_FOUND"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"nothing is held of an upload with request_id {request_id!r}; send the file from its start")
+
+
 class RequestIdReused(AlreadyExists):
+    """``version``: what it published; 0: nothing yet, its upload is unfinished."""
+
     reason = "REQUEST_ID_REUSED"
 
     def __init__(self, request_id: str, version: int, digest: str) -> None:
+        what = f"published another file, version {version}" if version else "is that of another unfinished upload"
         super().__init__(
-            f"request_id {request_id!r} published another file, version {version}; choose another id",
+            f"request_id {request_id!r} {what}; choose another id",
             metadata={"version": str(version), "digest": digest},
         )
 
@@ -147,6 +159,14 @@ class AdapterYanked(FailedPrecondition):
         what = f", which {named_by!r} names," if named_by else ""
         message = f"{name}{what} was withdrawn; ListAdapterVersions tells those that are ready"
         super().__init__(message, metadata={"adapter": name}, violations=_violation(field, message, self.reason))
+
+
+class ConfirmationMissing(FailedPrecondition):
+    reason = "CONFIRMATION_MISSING"
+
+    def __init__(self, brand: str) -> None:
+        told = f"erasing brand {brand!r} cannot be undone: repeat its name in confirm_name"
+        super().__init__(told, violations=_violation("confirm_name", told, self.reason))
 
 
 class NothingToRollBack(FailedPrecondition):
@@ -223,6 +243,16 @@ class OffsetBeyondEnd(OutOfRange):
         super().__init__(f"offset {offset} lies beyond the end of a file of {size} bytes")
 
 
+class UploadOffset(OutOfRange):
+    reason = "UPLOAD_OFFSET"
+
+    def __init__(self, offset: int, *, held: int) -> None:
+        super().__init__(
+            f"the upload can't go on at {offset}: {held} bytes are held; go on there",
+            metadata={"received_bytes": str(held)},
+        )
+
+
 class BrandQuota(ResourceExhausted):
     reason = "BRAND_QUOTA"
 
@@ -258,11 +288,23 @@ class OutcomeUnknown(Unavailable):
         )
 
 
-class NotInThisRelease(Unimplemented):
-    reason = "NOT_IN_THIS_RELEASE"
+class PublicationTooSlow(Unavailable):
+    reason = "PUBLICATION_TOO_SLOW"
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is not in this release")
+    def __init__(self) -> None:
+        super().__init__(
+            "the version was not recorded soon enough after its file had come; repeat the call", retry_after_s=1.0
+        )
+
+
+class ChunkCorrupt(DataLoss):
+    reason = "CHUNK_CORRUPT"
+
+    def __init__(self, offset: int, size: int) -> None:
+        super().__init__(
+            f"the chunk of {size} bytes at {offset} does not have the CRC-32 that came with it; send it again",
+            metadata={"offset": str(offset)},
+        )
 
 
 class DigestMismatch(DataLoss):

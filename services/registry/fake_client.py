@@ -8,18 +8,30 @@ Any bytes can be published; what a manifest says about them is made up.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import datetime
 
 from looksmith.lora import Code, Dialect, Inspection, LoraError, Problem
-from looksmith.nouns import PRODUCTION, Adapter, AdapterRef, AdapterVersion, Brand, Resolved
+from looksmith.nouns import PRODUCTION, Adapter, AdapterRef, AdapterVersion, Brand, Resolved, check_name
+from services.registry.collector import Collected
 from services.registry.commit_log import Surroundings
 from services.registry.content import Content, pieces_of
 from services.registry.convert import by_field
-from services.registry.core import assemble
-from services.registry.messages import AdapterEvent, AliasMove, Page, Published, PublishHeader, Yanked, check_reason
+from services.registry.core import Core, assemble
+from services.registry.errors import ConfirmationMissing
+from services.registry.messages import (
+    AdapterEvent,
+    AliasMove,
+    Page,
+    Published,
+    PublishHeader,
+    UploadState,
+    Yanked,
+    check_reason,
+)
 from services.registry.object_store import InMemoryObjectStore
 from services.registry.paging import check_page_size
+from services.registry.watch import Message
 
 
 class TrustingJudge:
@@ -54,15 +66,19 @@ class FakeRegistryClient:
         store: what lies under it; ``store.reachable = False`` makes answers stale, then unavailable.
     """
 
-    def __init__(self, *, around: Surroundings | None = None) -> None:
+    def __init__(self, *, around: Surroundings | None = None, core: Core | None = None) -> None:
+        """``core``: lies under it, on a store of its own, instead of one on ``store``."""
         self.store = InMemoryObjectStore()
-        core = assemble(
+        core = core or assemble(
             store=self.store,
             judging=TrustingJudge,
             around=around or Surroundings(writer="fake"),
             head_max_age_s=0,
         )
         self._brands, self._catalog, self._publisher = core.brands, core.catalog, core.publisher
+        self._uploads = core.uploads
+        self._watches = core.watches
+        self._eraser, self._collector = core.eraser, core.collector
 
     async def put_brand(self, brand: Brand, *, expected_version: int | None = None, deadline_s: float = 0) -> Brand:
         return await self._brands.put(brand, expected_version)
@@ -73,6 +89,14 @@ class FakeRegistryClient:
     async def list_brands(self, *, page_size: int = 0, page_token: str = "", deadline_s: float = 0) -> Page[Brand]:
         with by_field():
             return await self._brands.list_brands(check_page_size(page_size), page_token)
+
+    async def delete_brand(self, name: str, *, confirm_name: str, deadline_s: float = 0) -> int:
+        if confirm_name != name:
+            raise ConfirmationMissing(name)
+        return await self._eraser.erase(name)
+
+    async def collect_garbage(self, *, dry_run: bool = False, deadline_s: float = 0) -> Collected:
+        return await self._collector.collect(dry_run=dry_run)
 
     async def publish(
         self,
@@ -91,6 +115,9 @@ class FakeRegistryClient:
                     on_progress(sent)
 
         return await self._publisher.publish(header, chunks())
+
+    async def get_upload(self, brand: str, request_id: str, *, deadline_s: float = 0) -> UploadState:
+        return await self._uploads.state(brand, request_id)
 
     async def get_adapter(self, brand: str, adapter: str, *, deadline_s: float = 0) -> Adapter:
         return await self._catalog.get(brand, adapter)
@@ -154,6 +181,13 @@ class FakeRegistryClient:
         with by_field():
             target, reason = AdapterRef(brand, adapter, version), check_reason(reason)
         return await self._catalog.yank(target, reason=reason, replacement=replacement, force=force)
+
+    async def watch(self, brand: str = "", *, cursor: str = "") -> AsyncGenerator[Message, None]:
+        if brand:
+            with by_field():
+                check_name("brand", brand)
+        async for message in self._watches.messages(cursor, lambda name: not brand or name == brand):
+            yield message
 
     async def history(
         self,

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import structlog
 from opentelemetry import metrics
@@ -17,7 +16,7 @@ from opentelemetry import metrics
 from services.registry.commit_log import Surroundings
 from services.registry.conformance import Findings, probe
 from services.registry.errors import StoreNotConforming, StoreNotProbed, StoreRefused, StoreUnavailable
-from services.registry.object_store import Creation, ObjectStore
+from services.registry.object_store import Creation, ObjectStore, StoredObject
 
 log = structlog.get_logger()
 meter = metrics.get_meter(__name__)
@@ -92,9 +91,9 @@ class GatedStore:
         await self._pass()
         return await self._inner.create_if_absent(key, data)
 
-    async def put_file(self, key: str, path: Path) -> None:
+    async def put(self, key: str, data: bytes | memoryview) -> None:
         await self._pass()
-        await self._inner.put_file(key, path)
+        await self._inner.put(key, data)
 
     async def delete(self, key: str) -> None:
         await self._pass()
@@ -111,6 +110,9 @@ class GatedStore:
 
     async def keys(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[str]:
         return await self._inner.keys(prefix, start_after=start_after, limit=limit)
+
+    async def listing(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[StoredObject]:
+        return await self._inner.listing(prefix, start_after=start_after, limit=limit)
 
     async def folders(self, prefix: str) -> list[str]:
         return await self._inner.folders(prefix)

@@ -2,25 +2,43 @@
 
 r1/b/<brand>/brand/<20 digits>.json            the brand's record: a commit log
 r1/b/<brand>/a/<adapter>/log/<20 digits>.json  the adapter's versions and aliases: a commit log
-r1/b/<brand>/blobs/<sha256>                    files, one a digest, shared by the adapters of one brand only
+r1/b/<brand>/blobs/<sha256>.<id>               files, shared by the adapters of one brand only
+r1/b/<brand>/blobs/<sha256>.<id>/<5 digits>-<16 hex>  parts of a large one, with the beginning of their own sha256
+r1/b/<brand>/up/<sha256 of the request id>     an upload that can be resumed, gone when it is done
 r1/feed/<unix milliseconds>-<id>.<brand>.<adapter>.<seq>  a record was committed: a hint to other replicas, gone later
 r1/probe/<unix seconds>-<id>-...               what a replica tries the store with at its start, gone seconds later
+r1/clock/<id>                                  by which a collector reads the store's clock, gone when it has looked
 
 All that a brand owns has one prefix, so that it can be measured, granted and erased by itself. Brands share no bytes:
-whether a file exists must not show to another tenant.
+whether a file exists must not show to another tenant. The id in a file's key is that of its upload: no two publications
+write the same key.
 """
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 
+ROOT = "r1/"
 BRANDS = "r1/b/"
 FEED = "r1/feed/"
 PROBES = "r1/probe/"
+CLOCK = "r1/clock/"
+#: All that there is.
+FOLDERS = (BRANDS, FEED, PROBES, CLOCK)
 
 
 def brand_log(brand: str) -> str:
     return f"{BRANDS}{brand}/brand/"
+
+
+def everything_of(brand: str) -> str:
+    return f"{BRANDS}{brand}/"
+
+
+def is_record(brand: str, key: str) -> bool:
+    """Whether a key of the brand is that of a record of one of its logs, and not of a file."""
+    return key.startswith((brand_log(brand), adapters(brand)))
 
 
 def adapters(brand: str) -> str:
@@ -31,8 +49,29 @@ def adapter_log(brand: str, adapter: str) -> str:
     return f"{adapters(brand)}{adapter}/log/"
 
 
-def blob(brand: str, digest: str) -> str:
-    return f"{BRANDS}{brand}/blobs/{digest}"
+def blobs(brand: str) -> str:
+    return f"{BRANDS}{brand}/blobs/"
+
+
+def blob(brand: str, digest: str, upload_id: str) -> str:
+    return f"{blobs(brand)}{digest}.{upload_id}"
+
+
+def part(blob: str, name: str) -> str:
+    return f"{blob}/{name}"
+
+
+def part_name(index: int, digest: str) -> str:
+    """Of a part's place and its own sha256, so that streams of one upload don't overwrite each other's bytes."""
+    return f"{index:05d}-{digest[:16]}"
+
+
+def part_index(name: str) -> int:
+    return int(name.partition("-")[0])
+
+
+def upload(brand: str, request_id: str) -> str:
+    return f"{BRANDS}{brand}/up/{hashlib.sha256(request_id.encode()).hexdigest()}"
 
 
 def feed_entry(time: datetime, entry_id: str, brand: str, adapter: str, seq: int) -> str:
@@ -51,6 +90,10 @@ def feed_tidings(key: str) -> tuple[str, str, int] | None:
         case [_, brand, adapter, seq] if seq.isdecimal():
             return brand, adapter, int(seq)
     return None
+
+
+def clock_reading(reading_id: str) -> str:
+    return f"{CLOCK}{reading_id}"
 
 
 def probe(began: datetime, probe_id: str) -> str:
@@ -74,3 +117,9 @@ def slot(log: str, seq: int) -> str:
 
 def slot_seq(key: str) -> int:
     return int(key.rpartition("/")[2].removesuffix(".json"))
+
+
+def slot_number(key: str) -> int | None:
+    """As slot_seq; None: it is no record's key."""
+    name = key.rpartition("/")[2].removesuffix(".json")
+    return int(name) if len(name) == 20 and name.isdecimal() else None

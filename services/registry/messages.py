@@ -12,7 +12,20 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from looksmith.nouns import AdapterVersion, Alias, Malformed, check_alias, check_digest, check_name
+from looksmith.nouns import (
+    MAX_CLIP_SKIP,
+    MAX_TRAINED_FROM_CHARACTERS,
+    MAX_TRIGGER_WORD_CHARACTERS,
+    MAX_TRIGGER_WORDS,
+    PREDICTION_TYPES,
+    AdapterVersion,
+    Alias,
+    Lineage,
+    Malformed,
+    check_alias,
+    check_digest,
+    check_name,
+)
 
 MAX_REQUEST_ID_CHARACTERS = 128
 MAX_TEXT_CHARACTERS = 2000
@@ -39,6 +52,35 @@ def check_reason(reason: str) -> str:
     return check_text("reason", reason)
 
 
+def check_request_id(request_id: str) -> str:
+    """May be empty."""
+    if not check_text("request_id", request_id, MAX_REQUEST_ID_CHARACTERS).isprintable():
+        raise Malformed("request_id", "must be printable")
+    return request_id
+
+
+def check_lineage(lineage: Lineage) -> Lineage:
+    """What a publisher says of an adapter's training; bounds are those that a file's own word has."""
+    if len(lineage.trigger_words) > MAX_TRIGGER_WORDS:
+        raise Malformed("lineage.trigger_words", f"may hold {MAX_TRIGGER_WORDS}, not {len(lineage.trigger_words)}")
+    for i, word in enumerate(lineage.trigger_words):
+        _check_line(f"lineage.trigger_words[{i}]", word, MAX_TRIGGER_WORD_CHARACTERS)
+        if not word.strip():
+            raise Malformed(f"lineage.trigger_words[{i}]", "is empty")
+    if not 0 <= lineage.clip_skip <= MAX_CLIP_SKIP:
+        raise Malformed("lineage.clip_skip", f"must be from 0 to {MAX_CLIP_SKIP}, not {lineage.clip_skip}")
+    if lineage.prediction_type not in ("", *PREDICTION_TYPES):
+        known = " or ".join(PREDICTION_TYPES)
+        raise Malformed("lineage.prediction_type", f"must be {known}, not {lineage.prediction_type[:80]!r}")
+    _check_line("lineage.trained_from", lineage.trained_from, MAX_TRAINED_FROM_CHARACTERS)
+    return lineage
+
+
+def _check_line(field: str, text: str, limit: int) -> None:
+    if not check_text(field, text, limit).isprintable():
+        raise Malformed(field, "must be printable")
+
+
 @dataclass(frozen=True)
 class PublishHeader:
     """What a publisher says of a file before sending it."""
@@ -54,6 +96,8 @@ class PublishHeader:
     publisher: str = ""
     note: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    lineage: Lineage = field(default_factory=Lineage)
+    offset: int = 0
 
     def __post_init__(self) -> None:
         check_name("brand", self.brand)
@@ -63,9 +107,9 @@ class PublishHeader:
         check_digest("digest", self.digest)
         if self.base_digest:
             check_digest("base_digest", self.base_digest)
-        check_text("request_id", self.request_id, MAX_REQUEST_ID_CHARACTERS)
-        if not self.request_id.isprintable():
-            raise Malformed("request_id", "must be printable")
+        check_request_id(self.request_id)
+        if self.offset and not self.request_id:
+            raise Malformed("offset", "needs the request_id of the upload that it goes on with")
         if len(self.aliases) > MAX_ALIASES:
             raise Malformed("aliases", f"may name {MAX_ALIASES} aliases, not {len(self.aliases)}")
         for i, alias in enumerate(self.aliases):
@@ -76,6 +120,7 @@ class PublishHeader:
             raise Malformed("labels", f"may hold {MAX_LABELS} labels, not {len(self.labels)}")
         for key, value in self.labels.items():
             check_text(f"labels[{key[:40]!r}]", max(key, value, key=len), MAX_LABEL_CHARACTERS)
+        check_lineage(self.lineage)
 
 
 @dataclass(frozen=True)
@@ -85,6 +130,14 @@ class Published:
     version: AdapterVersion
     already_existed: bool
     aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class UploadState:
+    """How much of a file is held, from its start. ``expire_time``: None: all of it, and it is published."""
+
+    received_bytes: int
+    expire_time: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +161,7 @@ class EventKind(StrEnum):
     PUBLISHED = "published"
     ALIAS_SET = "alias_set"
     YANKED = "yanked"
+    ERASED = "erased"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 from typing import Self, TypeVar
 
 import structlog
@@ -21,16 +20,14 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from services.registry.errors import StoreRefused, StoreUnavailable
-from services.registry.object_store import STREAM_BYTES, Creation
+from services.registry.object_store import STREAM_BYTES, Creation, StoredObject
 
 log = structlog.get_logger()
 
 #: Blocking calls that run at once; a call that hangs holds its thread until it times out.
 THREADS = 16
-#: Seconds to connect: the store is near. Seconds to wait for the next bytes: a part is 16 MiB.
+#: Seconds to connect: the store is near. Seconds to wait for the next bytes: an object has 8 MiB.
 TIMEOUT = urllib3.Timeout(connect=2.0, read=20.0)
-#: Bytes of one part of a large file; this much is in memory for every upload.
-PART_BYTES = 16 << 20
 #: Tries to make the bucket, 0.5 s apart, while the store starts.
 BUCKET_TRIES = 20
 
@@ -91,10 +88,9 @@ class MinioObjectStore:
 
         return await self._run(create)
 
-    async def put_file(self, key: str, path: Path) -> None:
-        await self._run(
-            lambda: self._client.fput_object(self._bucket, key, str(path), part_size=PART_BYTES, num_parallel_uploads=1)
-        )
+    async def put(self, key: str, data: bytes | memoryview) -> None:
+        # Private: the public put_object takes what can be read as bytes, and so a copy.
+        await self._run(lambda: self._client._put_object(self._bucket, key, data))  # type: ignore[arg-type]  # noqa: SLF001  # any buffer does
 
     async def get(self, key: str) -> bytes | None:
         def read() -> bytes:
@@ -121,11 +117,18 @@ class MinioObjectStore:
         return await self._read(lambda: _unless_missing(lambda: self._client.stat_object(self._bucket, key).size))
 
     async def keys(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[str]:
-        def names() -> list[str]:
-            found = self._client.list_objects(self._bucket, prefix, recursive=True, start_after=start_after or None)
-            return [entry.object_name for entry in islice(found, limit) if entry.object_name]
+        return [found.key for found in await self.listing(prefix, start_after=start_after, limit=limit)]
 
-        return await self._read(names)
+    async def listing(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[StoredObject]:
+        def found() -> list[StoredObject]:
+            entries = self._client.list_objects(self._bucket, prefix, recursive=True, start_after=start_after or None)
+            return [
+                StoredObject(entry.object_name, entry.size or 0, entry.last_modified)
+                for entry in islice(entries, limit)
+                if entry.object_name and entry.last_modified
+            ]
+
+        return await self._read(found)
 
     async def folders(self, prefix: str) -> list[str]:
         def names() -> list[str]:

@@ -6,9 +6,10 @@ Knows keys and bytes; knows nothing about brands, logs or any one product.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
-from pathlib import Path
 from typing import Protocol
 
 from services.registry.errors import StoreRefused, StoreUnavailable
@@ -26,6 +27,15 @@ class Creation(Enum):
     """The answer was lost or undecided: the object may have been created, or may yet be."""
 
 
+@dataclass(frozen=True)
+class StoredObject:
+    """What a listing shows of an object. ``modified``: when it was last written, by the store's clock."""
+
+    key: str
+    size: int
+    modified: datetime
+
+
 class ObjectStore(Protocol):
     """Objects by key. What has been written is seen by every later read.
 
@@ -39,8 +49,8 @@ class ObjectStore(Protocol):
             StoreUnavailable: and nothing was or will be written; where that is not sure, the answer is UNKNOWN.
         """
 
-    async def put_file(self, key: str, path: Path) -> None:
-        """Writes a file's bytes, whole or not at all, over whatever was there."""
+    async def put(self, key: str, data: bytes | memoryview) -> None:
+        """Writes bytes, whole or not at all, over whatever was there."""
 
     async def get(self, key: str) -> bytes | None:
         """A small object's bytes; None if there is none."""
@@ -57,6 +67,9 @@ class ObjectStore(Protocol):
     async def keys(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[str]:
         """Keys with this prefix and after ``start_after``, ascending, at most ``limit``."""
 
+    async def listing(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[StoredObject]:
+        """As ``keys``, with what else a listing shows."""
+
     async def folders(self, prefix: str) -> list[str]:
         """What stands between ``prefix`` and the next "/" in all keys, ascending, each once."""
 
@@ -64,12 +77,42 @@ class ObjectStore(Protocol):
         """Removes an object, if it is there."""
 
 
+#: Objects that one listing shows, and deletions that run at once.
+_PAGE, _DELETIONS = 1000, 8
+
+
+async def listing_of(store: ObjectStore, prefix: str) -> AsyncIterator[StoredObject]:
+    """All objects with a prefix, ascending, however many there are."""
+    start_after = ""
+    while page := await store.listing(prefix, start_after=start_after, limit=_PAGE):
+        for found in page:
+            yield found
+        start_after = page[-1].key
+
+
+async def delete_all(store: ObjectStore, keys: Sequence[str]) -> None:
+    """Deletes objects, some at a time. The first error ends it; what is under way goes on to its end."""
+    turns = asyncio.Semaphore(_DELETIONS)
+
+    async def delete(key: str) -> None:
+        async with turns:
+            await store.delete(key)
+
+    await asyncio.gather(*map(delete, keys))
+
+
+#: When objects were written that a test has put there by itself.
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+
+
 class InMemoryObjectStore:
     """A store that lasts as long as the process. ``reachable = False`` makes it fail as a lost network would."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.objects: dict[str, bytes] = {}
         self.reachable = True
+        self._wall_clock = wall_clock
+        self._modified: dict[str, datetime] = {}
 
     async def _arrive(self) -> None:
         await asyncio.sleep(0)  # others get their turn, as they would while a request travels
@@ -80,12 +123,12 @@ class InMemoryObjectStore:
         await self._arrive()
         if key in self.objects:
             return Creation.EXISTS
-        self.objects[key] = data
+        self._write(key, data)
         return Creation.CREATED
 
-    async def put_file(self, key: str, path: Path) -> None:
+    async def put(self, key: str, data: bytes | memoryview) -> None:
         await self._arrive()
-        self.objects[key] = await asyncio.to_thread(path.read_bytes)
+        self._write(key, bytes(data))
 
     async def get(self, key: str) -> bytes | None:
         await self._arrive()
@@ -108,6 +151,10 @@ class InMemoryObjectStore:
         await self._arrive()
         return sorted(key for key in self.objects if key.startswith(prefix) and key > start_after)[:limit]
 
+    async def listing(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[StoredObject]:
+        keys = await self.keys(prefix, start_after=start_after, limit=limit)
+        return [StoredObject(key, len(self.objects[key]), self._modified.get(key, _LONG_AGO)) for key in keys]
+
     async def folders(self, prefix: str) -> list[str]:
         await self._arrive()
         rests = (key.removeprefix(prefix) for key in self.objects if key.startswith(prefix))
@@ -116,3 +163,6 @@ class InMemoryObjectStore:
     async def delete(self, key: str) -> None:
         await self._arrive()
         self.objects.pop(key, None)
+
+    def _write(self, key: str, data: bytes) -> None:
+        self.objects[key], self._modified[key] = data, self._wall_clock()

@@ -21,16 +21,41 @@ class BrandPut:
     brand: Brand
 
 
-def apply_put(_state: Brand | None, event: BrandPut, seq: int, time: datetime) -> Brand:
-    """The record as it stands after a put: its version is the number of the log's record."""
-    return replace(event.brand, version=seq, update_time=time)
+@dataclass(frozen=True)
+class BrandErased:
+    """A brand and all it owned were erased. ``name`` alone tells it from a put."""
+
+    name: str
+
+
+BrandEvent = BrandPut | BrandErased
+#: None: the brand is erased.
+BrandState = Brand | None
+
+
+def apply_to_brand(_state: BrandState, event: BrandEvent, seq: int, time: datetime) -> BrandState:
+    """The record as it stands after an event: its version is the number of the log's record."""
+    return replace(event.brand, version=seq, update_time=time) if isinstance(event, BrandPut) else None
+
+
+def _brand_without_text(event: BrandEvent) -> BrandEvent:
+    return BrandErased(event.brand.name) if isinstance(event, BrandPut) else event
 
 
 AdapterLog = CommitLog[Event, AdapterState]
 AdapterHead = Head[Event, AdapterState]
 AdapterRecord = Record[Event, AdapterState]
 AdapterShelf = Shelf[Event, AdapterState]
-BrandShelf = Shelf[BrandPut, Brand]
+BrandRecord = Record[BrandEvent, BrandState]
+BrandShelf = Shelf[BrandEvent, BrandState]
 
-ADAPTER = Schema(TypeAdapter(Record[Event, AdapterState]), adapter_state.apply)
-BRAND = Schema(TypeAdapter(Record[BrandPut, Brand]), apply_put)
+ADAPTER = Schema(
+    TypeAdapter(Record[Event, AdapterState]),
+    adapter_state.apply,
+    without_text=lambda event, state: (adapter_state.without_text(event), adapter_state.state_without_text(state)),
+)
+BRAND = Schema(
+    TypeAdapter(Record[BrandEvent, BrandState]),
+    apply_to_brand,
+    without_text=lambda event, _state: (_brand_without_text(event), None),
+)

@@ -18,7 +18,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from services.chassis.process import CannotStart, run_until_signal, start_or_say_why
@@ -41,6 +41,19 @@ class RunningStore:
     access_key: str
     secret_key: str
     bucket: str
+
+    def beside(self, name: str) -> RunningStore:
+        """Another bucket in the same store."""
+        return replace(self, bucket=f"{self.bucket}-{name}")
+
+    def environ(self) -> dict[str, str]:
+        """How a registry is told of it."""
+        return {
+            "REGISTRY_STORE_ENDPOINT": self.endpoint,
+            "REGISTRY_STORE_ACCESS_KEY": self.access_key,
+            "REGISTRY_STORE_SECRET_KEY": self.secret_key,
+            "REGISTRY_STORE_BUCKET": self.bucket,
+        }
 
     def client(self) -> MinioObjectStore:
         """A way in, to be entered before use."""
@@ -163,7 +176,7 @@ async def _ready(store: RunningStore, process: asyncio.subprocess.Process, log_f
             while process.returncode is None:
                 try:
                     async with store.client() as client:
-                        await client.put_file("ready", log_file)
+                        await client.put("ready", b"-")
                         await client.delete("ready")
                         return
                 except (StoreUnavailable, StoreRefused) as failed:

@@ -14,11 +14,25 @@ from looksmith.v1 import registry_pb2 as pb
 from services.registry import access
 from services.registry.brands import Brands
 from services.registry.catalog import Catalog
-from services.registry.convert import by_field, event_to_pb, published_to_pb, upload_from_pb, watch_to_pb
-from services.registry.errors import NotInThisRelease
+from services.registry.collector import Collector
+from services.registry.convert import (
+    by_field,
+    check_to_pb,
+    collected_to_pb,
+    event_to_pb,
+    published_to_pb,
+    upload_from_pb,
+    upload_name_from_pb,
+    upload_state_to_pb,
+    watch_to_pb,
+)
+from services.registry.erasure import Eraser
+from services.registry.errors import ConfirmationMissing
+from services.registry.fsck import Checker
 from services.registry.messages import check_reason, check_text
 from services.registry.paging import check_page_size
 from services.registry.publisher import Publisher
+from services.registry.uploads import Uploads
 from services.registry.watch import Watches
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -26,10 +40,17 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 class AdapterRegistryServicer(registry_pb2_grpc.AdapterRegistryServiceServicer):
     def __init__(
-        self, *, catalog: Catalog, publisher: Publisher, watches: Watches, to_move: Callable[[str], Action]
+        self,
+        *,
+        catalog: Catalog,
+        publisher: Publisher,
+        uploads: Uploads,
+        watches: Watches,
+        to_move: Callable[[str], Action],
     ) -> None:
         """``to_move``: the action that it takes to move an alias."""
-        self._catalog, self._publisher, self._watches, self._to_move = catalog, publisher, watches, to_move
+        self._catalog, self._publisher, self._uploads = catalog, publisher, uploads
+        self._watches, self._to_move = watches, to_move
 
     async def PublishAdapter(
         self, request_iterator: AsyncIterator[pb.PublishAdapterRequest], context: Context
@@ -43,8 +64,10 @@ class AdapterRegistryServicer(registry_pb2_grpc.AdapterRegistryServiceServicer):
         return published_to_pb(published)
 
     async def GetUpload(self, request: pb.GetUploadRequest, context: Context) -> pb.GetUploadResponse:
-        access.check(Action.PUBLISH, request.brand)
-        raise NotInThisRelease("resuming an interrupted upload")
+        with by_field():
+            brand, request_id = upload_name_from_pb(request)
+        access.check(Action.PUBLISH, brand)
+        return upload_state_to_pb(await self._uploads.state(brand, request_id))
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: Context) -> pb.GetAdapterResponse:
         with by_field():
@@ -160,8 +183,8 @@ class AdapterRegistryServicer(registry_pb2_grpc.AdapterRegistryServiceServicer):
 
 
 class BrandServicer(brand_pb2_grpc.BrandServiceServicer):
-    def __init__(self, *, brands: Brands) -> None:
-        self._brands = brands
+    def __init__(self, *, brands: Brands, eraser: Eraser) -> None:
+        self._brands, self._eraser = brands, eraser
 
     async def PutBrand(self, request: brand_pb2.PutBrandRequest, context: Context) -> brand_pb2.PutBrandResponse:
         with by_field():
@@ -187,8 +210,31 @@ class BrandServicer(brand_pb2_grpc.BrandServiceServicer):
     async def DeleteBrand(
         self, request: brand_pb2.DeleteBrandRequest, context: Context
     ) -> brand_pb2.DeleteBrandResponse:
-        access.check(Action.MANAGE, request.name)
-        raise NotInThisRelease("deleting a brand")
+        with by_field():
+            name = check_name("name", request.name)
+        access.check(Action.MANAGE, name)
+        if request.confirm_name != name:
+            raise ConfirmationMissing(name)
+        return brand_pb2.DeleteBrandResponse(freed_bytes=await self._eraser.erase(name))
+
+
+class RegistryAdminServicer(registry_pb2_grpc.RegistryAdminServiceServicer):
+    def __init__(self, *, collector: Collector, checker: Checker) -> None:
+        self._collector, self._checker = collector, checker
+
+    async def CollectGarbage(self, request: pb.CollectGarbageRequest, context: Context) -> pb.CollectGarbageResponse:
+        access.check_all(Action.MANAGE)
+        return collected_to_pb(await self._collector.collect(dry_run=request.dry_run))
+
+    async def CheckStore(self, request: pb.CheckStoreRequest, context: Context) -> AsyncIterator[pb.CheckStoreResponse]:
+        with by_field():
+            brand = check_name("brand", request.brand) if request.brand else ""
+        if brand:
+            access.check(Action.MANAGE, brand)
+        else:
+            access.check_all(Action.MANAGE)
+        async for message in self._checker.check(brand, read_files=request.read_files):
+            yield check_to_pb(message)
 
 
 def _names(

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from services.chassis.settings import Names, ServiceSettings
 
@@ -44,9 +44,6 @@ class RegistrySettings(ServiceSettings):
     bases: Path | None = None
     """Folder of module tables (*.json) of bases beyond those that ship. Unset: only those."""
 
-    spool: Path | None = None
-    """Folder where uploads wait for their verdict, each up to max_adapter_bytes. Unset: the system's temporary one."""
-
     tokens: Path | None = None
     """TOML file of bearer tokens: [[token]] tables with name, sha256 of the token, actions (read, publish, promote,
     manage) and brands (patterns such as "acme-*"). May be replaced at any time. Unset: whoever reaches the port may do
@@ -63,5 +60,29 @@ class RegistrySettings(ServiceSettings):
     """Seconds between looks for what other replicas have committed, each a small listing of the store: watchers then
     hear of it within a second."""
 
+    upload_expiry_s: float = Field(default=86400.0, gt=0)
+    """Seconds from the start of an upload for which it can be resumed. A day: whoever loses the network in the evening
+    goes on the next morning."""
+
+    commit_window_s: float = Field(default=600.0, gt=0)
+    """Seconds from the last byte of a file for which a record may name it; a publication that takes longer is refused
+    and may be repeated. 10 minutes: a record that others keep overtaking takes one at most."""
+
+    gc_grace_s: float = Field(default=3 * 86400.0, gt=0)
+    """Seconds from the writing of an object to when the collector may delete it if nothing refers to it. At least twice
+    upload_expiry_s and commit_window_s together, which no publication outlasts. 3 days: uploads can be resumed for one,
+    and a day more is for clocks that are off and requests that linger."""
+
+    gc_every_s: float = Field(default=3600.0, gt=0)
+    """Seconds between collections at one replica, on average. An hour: a collection lists the whole store."""
+
     reconcile_s: float = Field(default=60.0, gt=0)
     """Seconds between full reads of all heads, which let memory answer for every adapter when the store is down."""
+
+    @field_validator("gc_grace_s")
+    @classmethod
+    def _no_publication_outlasts_it(cls, grace_s: float, info: ValidationInfo) -> float:
+        least = 2 * (info.data.get("upload_expiry_s", 0) + info.data.get("commit_window_s", 0))
+        if grace_s < least:
+            raise ValueError(f"must be at least {least:g}, twice upload_expiry_s and commit_window_s together")
+        return grace_s

@@ -6,6 +6,7 @@ Decides when a read goes to the store and when memory answers; knows nothing abo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from looksmith.errors import LooksmithError
 from services.registry.commit_log import CommitLog, Record, Schema, Surroundings
 from services.registry.errors import StoreUnavailable
 from services.registry.object_store import ObjectStore
@@ -60,6 +62,7 @@ class Shelf(Generic[E, S]):
         self._ask_again_at = float("-inf")
         self._told: dict[tuple[str, ...], int] = {}
         self._listeners: list[News[E, S]] = []
+        self._looking: dict[tuple[str, ...], asyncio.Task[None]] = {}
 
     def listen(self, listener: News[E, S]) -> None:
         """Has ``listener`` told of every newest record that this replica comes to know, and whether it wrote it."""
@@ -82,7 +85,10 @@ class Shelf(Generic[E, S]):
         known = self.log(*names)
         now = self._around.clock()
         remembered = known.head is not None and known.seq >= min_seq
-        if remembered and now - known.checked_at < self._max_age_s:
+        age = now - known.checked_at
+        if remembered and age < self._max_age_s:
+            if age > self._max_age_s / 2:  # so that nobody waits for the store while many ask
+                self._look_ahead(names, known)
             return Head(known.head)
         if remembered and now < self._ask_again_at:
             return Head(known.head, known.checked_time)
@@ -97,6 +103,31 @@ class Shelf(Generic[E, S]):
             return Head(known.head, known.checked_time)
         self._keep(names, known)
         return Head(known.head)
+
+    def _look_ahead(self, names: tuple[str, ...], known: CommitLog[E, S]) -> None:
+        """Asks the store beside whatever else is done; what goes wrong is for whoever has to wait for it."""
+        if names in self._looking or self._around.clock() < self._ask_again_at:
+            return
+
+        async def look() -> None:
+            with contextlib.suppress(LooksmithError, TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):
+                    await known.refresh()
+                self._keep(names, known)
+
+        task = self._looking[names] = asyncio.create_task(look())
+        task.add_done_callback(lambda _: self._looking.pop(names))
+
+    async def newest(self, *names: str) -> Record[E, S] | None:
+        """The newest record as the store has it now, whatever memory says.
+
+        Raises:
+            StoreUnavailable, RecordCorrupt: as CommitLog.refresh.
+        """
+        known = self.log(*names)
+        await known.refresh()
+        self._keep(names, known)
+        return known.head
 
     async def commit(
         self, *names: str, decide: Callable[[Record[E, S] | None], E | None]

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 
 from looksmith.nouns import Adapter
 
+#: Digests that one message names, so that it stays well below gRPC's 4 MiB.
+DIGESTS_AT_ONCE = 1000
 #: Changes that a watcher may be behind, or come back after, before it gets a snapshot instead.
 KEPT = 10_000
 
@@ -44,6 +47,15 @@ class Changed:
 
 
 @dataclass(frozen=True)
+class BrandErased:
+    """Files that nobody may keep any more: what they belonged to was erased."""
+
+    brand: str
+    digests: tuple[str, ...]
+    cursor: str
+
+
+@dataclass(frozen=True)
 class Heartbeat:
     """Nothing has changed. ``stale_since``: when the store was last reached, now that it isn't."""
 
@@ -51,7 +63,15 @@ class Heartbeat:
     cursor: str
 
 
-Message = InSnapshot | SnapshotEnd | Changed | Heartbeat
+Message = InSnapshot | SnapshotEnd | Changed | BrandErased | Heartbeat
+
+
+@dataclass
+class _Told:
+    """What a watcher knows already: records of its snapshot, for what became known only by taking it is no news."""
+
+    seqs: dict[Name, int] = field(default_factory=dict)
+    gone: dict[Name, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Watches:
@@ -61,6 +81,7 @@ class Watches:
         self,
         *,
         everything: Callable[[], Awaitable[Sequence[Adapter]]],
+        erased: Callable[[], Sequence[tuple[str, Sequence[str]]]] = tuple,
         stale_since: Callable[[], datetime | None],
         incarnation: str,
         heartbeat_s: float,
@@ -70,24 +91,31 @@ class Watches:
 
         Args:
             everything: every adapter there is.
+            erased: brands that lost files, and the digests of those.
             stale_since: when the store was last reached; None while it is.
             incarnation: another one at each start of a replica.
             heartbeat_s: seconds of silence after which a watcher is told that there is nothing to tell.
             kept: changes that are remembered.
         """
-        self._everything, self._stale_since = everything, stale_since
+        self._everything, self._erased, self._stale_since = everything, erased, stale_since
         self._incarnation, self._heartbeat_s = incarnation, heartbeat_s
         self._newest: dict[Name, Adapter] = {}
+        self._gone: dict[Name, tuple[str, ...]] = {}
         self._changes: deque[Name] = deque(maxlen=kept)
         self._number = 0  # of the newest change, counted from 1
         self._bell = asyncio.Event()
 
-    def changed(self, adapter: Adapter) -> None:
-        """An adapter stands as given. May be told of what is known, or out of order."""
+    def changed(self, adapter: Adapter, gone: Sequence[str] = ()) -> None:
+        """An adapter stands as given. May be told of what is known, or out of order.
+
+        Args:
+            adapter: as it is now.
+            gone: digests of files that it had, and that nobody may keep.
+        """
         name = (adapter.brand, adapter.name)
         if name in self._newest and self._newest[name].seq >= adapter.seq:
             return
-        self._newest[name] = adapter
+        self._newest[name], self._gone[name] = adapter, tuple(gone)
         self._changes.append(name)
         self._number += 1
         self._bell.set()
@@ -101,31 +129,47 @@ class Watches:
             shown: whether it gets to see a brand.
         """
         position = self._position(cursor)
-        told: dict[Name, int] = {}  # of the snapshot: what became known only by taking it is no news
+        told = _Told()
         while True:
             bell = self._bell
             names = None if position is None else self._since(position)
             if position is None or names is None:
                 position = self._number  # first: what changes from here on is told after the snapshot
-                adapters = [adapter for adapter in await self._everything() if shown(adapter.brand)]
-                told = {(adapter.brand, adapter.name): adapter.seq for adapter in adapters}
-                for adapter in adapters:
-                    yield InSnapshot(adapter, "")
-                yield SnapshotEnd(len(adapters), self._cursor(position))
-                continue
-            if names:
+                for message in await self._snapshot(shown, self._cursor(position), told):
+                    yield message
+            elif names:
                 position = self._number
-                changed = [self._newest[name] for name in dict.fromkeys(names) if shown(name[0])]
-                news = [adapter for adapter in changed if adapter.seq > told.get((adapter.brand, adapter.name), 0)]
-                for adapter in news:
-                    # Only the last of them makes the others known too.
-                    yield Changed(adapter, self._cursor(position) if adapter is news[-1] else "")
-                continue
-            try:
-                async with asyncio.timeout(self._heartbeat_s):
-                    await bell.wait()
-            except TimeoutError:
-                yield Heartbeat(self._stale_since(), self._cursor(position))
+                for message in self._news([name for name in names if shown(name[0])], self._cursor(position), told):
+                    yield message
+            else:
+                try:
+                    async with asyncio.timeout(self._heartbeat_s):
+                        await bell.wait()
+                except TimeoutError:
+                    yield Heartbeat(self._stale_since(), self._cursor(position))
+
+    async def _snapshot(self, shown: Callable[[str], bool], cursor: str, told: _Told) -> list[Message]:
+        adapters = [adapter for adapter in await self._everything() if shown(adapter.brand)]
+        told.seqs = {(adapter.brand, adapter.name): adapter.seq for adapter in adapters}
+        erasures = [_erasures(brand, digests) for brand, digests in self._erased() if shown(brand)]
+        return [
+            *(InSnapshot(adapter, "") for adapter in adapters),
+            *chain.from_iterable(erasures),
+            SnapshotEnd(len(adapters), cursor),
+        ]
+
+    def _news(self, names: Sequence[Name], cursor: str, told: _Told) -> list[Message]:
+        """What has become of adapters; only the last message makes all of them known."""
+        changed = [self._newest[name] for name in dict.fromkeys(names)]
+        news = [adapter for adapter in changed if adapter.seq > told.seqs.get((adapter.brand, adapter.name), 0)]
+        messages: list[Message] = []
+        for adapter in news:
+            name = (adapter.brand, adapter.name)
+            if self._gone[name] != told.gone.get(name, ()):
+                told.gone[name] = self._gone[name]
+                messages += _erasures(adapter.brand, self._gone[name])
+            messages.append(Changed(adapter, cursor if adapter is news[-1] else ""))
+        return messages
 
     def _since(self, position: int) -> list[Name] | None:
         """Names of what has changed after a position; None: that is too long ago."""
@@ -142,3 +186,11 @@ class Watches:
         if incarnation != self._incarnation or not number.isdecimal() or len(number) > 18:
             return None
         return int(number) if int(number) <= self._number else None
+
+
+def _erasures(brand: str, digests: Sequence[str]) -> list[BrandErased]:
+    """One message or several; their cursor is that of what comes after them."""
+    return [
+        BrandErased(brand, tuple(digests[at : at + DIGESTS_AT_ONCE]), "")
+        for at in range(0, len(digests), DIGESTS_AT_ONCE)
+    ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from tests.e2e.system import BRANDS, System
 
@@ -80,3 +84,42 @@ def test_a_mistake_is_one_line_with_its_reason(
     done = system.run(*arguments)
     assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
     assert reason in done.stderr
+
+
+def test_a_deleted_brand_leaves_nothing_in_the_store_or_at_the_workers(system: System) -> None:
+    # Other bytes than every other brand's: what the workers drop is nobody else's.
+    published = system.json("publish", "leaving/house-style", str(another_adapter(system.folder)))
+    digest = published["version"]["digest"]
+    painted = system.run("generate", "leaving", "a red mug", f"--out={system.folder / 'leaving'}")
+    assert painted.returncode == 0, painted.stderr
+    assert copies(system.folder, digest)
+    assert system.json("fsck", "--brand=leaving")["summary"]["file_bytes"] == published["version"]["size_bytes"]
+    unconfirmed = system.run("brand", "delete", "leaving", "--confirm=leavin")
+    assert (unconfirmed.returncode, "[CONFIRMATION_MISSING]" in unconfirmed.stderr) == (4, True), unconfirmed.stderr
+    deleted = system.run("brand", "delete", "leaving", "--confirm=leaving")
+    assert deleted.returncode == 0, deleted.stderr
+    left = system.json("fsck", "--brand=leaving", "--read-files")
+    assert left["faults"] == []
+    assert left["summary"]["file_bytes"] == left["summary"]["unreferenced_bytes"] == "0"
+    refused = system.run("generate", "leaving", "a red mug")
+    assert (refused.returncode, "[BRAND_NOT_FOUND]" in refused.stderr) == (3, True), refused.stderr
+    deadline = time.monotonic() + 10
+    while copies(system.folder, digest):
+        assert time.monotonic() < deadline, copies(system.folder, digest)
+        time.sleep(0.1)
+
+
+def another_adapter(folder: Path) -> Path:
+    """Harbour's look at half its strength."""
+    tensors = load_file("models/studio/brands/harbour/house-style.safetensors")
+    with safe_open("models/studio/brands/harbour/house-style.safetensors", "np") as file:
+        metadata = file.metadata()
+    halved = {name: value * np.float16(0.5) if "lora_B" in name else value for name, value in tensors.items()}
+    path = folder / "another.safetensors"
+    save_file(halved, path, metadata)
+    return path
+
+
+def copies(folder: Path, digest: str) -> list[Path]:
+    """What the workers keep on disk of a file, as it came and compiled."""
+    return [path for worker in folder.glob("worker-*") for path in worker.rglob(f"*{digest}*")]

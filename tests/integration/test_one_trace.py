@@ -57,10 +57,7 @@ async def router(weed: RunningStore, receiver: OtlpReceiver, tmp_path: Path) -> 
         registry = await stack.enter_async_context(
             service(
                 "registry",
-                REGISTRY_STORE_ENDPOINT=weed.endpoint,
-                REGISTRY_STORE_ACCESS_KEY=weed.access_key,
-                REGISTRY_STORE_SECRET_KEY=weed.secret_key,
-                REGISTRY_STORE_BUCKET="one-trace",
+                **weed.beside("one-trace").environ(),
                 **exporting,
             )
         )

@@ -53,10 +53,7 @@ async def test_a_brand_is_published_and_painted_by_those_whose_tokens_allow_it_a
     async with AsyncExitStack() as stack:
         settings = RegistrySettings.read(
             {
-                "REGISTRY_STORE_ENDPOINT": weed.endpoint,
-                "REGISTRY_STORE_ACCESS_KEY": weed.access_key,
-                "REGISTRY_STORE_SECRET_KEY": weed.secret_key,
-                "REGISTRY_STORE_BUCKET": "tokens",
+                **weed.beside("tokens").environ(),
                 "REGISTRY_BASES": str(tmp_path / "bases"),
                 "REGISTRY_TOKENS": str(tokens),
                 "REGISTRY_SHUTDOWN_GRACE_S": "0",

@@ -24,6 +24,12 @@ from torch import Tensor, nn
 from looksmith.lora import LoraModule, ModuleTable, read_modules
 
 COMPONENTS = ("unet", "text_encoder")
+# A's and B's names, as LoraTensors has them, and as the loaders take them. Under the names that peft gives,
+# load_lora_into_text_encoder fails on an adapter that leaves the attention alone.
+_HALVES = {
+    "unet": {"lora_A": "lora_A", "lora_B": "lora_B"},
+    "text_encoder": {"lora_A": "lora_linear_layer.down", "lora_B": "lora_linear_layer.up"},
+}
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,10 @@ def add_lora(pipe: StableDiffusionPipeline, name: str, lora: LoraTensors) -> Non
     """Adds an adapter to the pipeline's models under ``name``.
 
     Raises:
-        RuntimeError: not every module took it; none keeps it then.
+        RuntimeError: not every module took it, or it adapts a model that is not painted with; none keeps it then.
     """
+    if others := sorted({module.component for module in lora.modules} - {*COMPONENTS}):
+        raise RuntimeError(f"adapter {name} adapts {' and '.join(others)}, which this engine does not paint with")
     loaders: dict[str, Callable[..., None]] = {
         "unet": pipe.load_lora_into_unet,
         "text_encoder": pipe.load_lora_into_text_encoder,
@@ -70,9 +78,9 @@ def add_lora(pipe: StableDiffusionPipeline, name: str, lora: LoraTensors) -> Non
         model: nn.Module = getattr(pipe, component)
         paths = {module.path: _path_in(model, module.path) for module in modules}
         tensors = {
-            f"{component}.{paths[module.path]}.{half}.weight": lora.tensors[f"{module.name}.{half}.weight"]
+            f"{component}.{paths[module.path]}.{half}.weight": lora.tensors[f"{module.name}.{ours}.weight"]
             for module in modules
-            for half in ("lora_A", "lora_B")
+            for ours, half in _HALVES[component].items()
         }
         config = {f"{component}.{key}": value for key, value in _lora_config(modules, paths).items()}
         with warnings.catch_warnings():

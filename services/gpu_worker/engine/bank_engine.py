@@ -148,6 +148,9 @@ class BankEngine:
         if isinstance(adapter.payload, CompiledAdapter):
             self._pool.keep(adapter.digest, adapter.payload)
 
+    def forget(self, digest: str) -> None:
+        self._pool.forget(digest)
+
     def place(self, adapter: HostAdapter) -> None:
         if adapter.digest in self._placed:
             return
@@ -179,6 +182,9 @@ class BankEngine:
     def stop(self, job: str) -> None:
         self._bank_lane.stop(job)
         self._reference_lane.stop(job)
+
+    def curtail(self, job: str) -> bool:
+        return self._bank_lane.curtail(job) or self._reference_lane.curtail(job)
 
     @torch.inference_mode()
     def tick(self) -> Sequence[Event]:

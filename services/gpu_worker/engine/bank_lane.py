@@ -86,6 +86,17 @@ class BankLane:
                 self._batcher.remove(picture)
             running.painting.clear()
 
+    def curtail(self, job: str) -> bool:
+        """Drops those of its pictures that have not begun; False where none is under way."""
+        running = self._jobs.get(job)
+        if running is None:
+            return False
+        running.waiting.clear()
+        for picture in [picture for picture in running.painting if picture.step == 0]:
+            self._batcher.remove(picture)
+            del running.painting[picture]
+        return bool(running.painting)
+
     def tick(self) -> list[Event]:
         return [*self._begin(), *self._step()]
 
@@ -95,7 +106,10 @@ class BankLane:
         while (running := self._next()) is not None:
             try:
                 events += self._prepare(running)
-                self._seat(running)
+                if running.waiting:
+                    self._seat(running)
+                else:
+                    events.append(self._end(running))
             except Exception as error:  # noqa: BLE001  # whatever torch raises ends this job, not the worker
                 events.append(self._fail(running, error))
         return events
@@ -108,7 +122,7 @@ class BankLane:
         rows = dict.fromkeys((job.job.brand for job in self._jobs.values()), 0)
         for job in self._jobs.values():
             rows[job.job.brand] += len(job.painting) * _rows(job.job)
-        waiting = (job for job in self._jobs.values() if job.waiting)
+        waiting = (job for job in self._jobs.values() if job.waiting or job.embeds is None)
         first = min(waiting, key=lambda job: rows[job.job.brand], default=None)
         return first if first and _rows(first.job) <= self._batcher.free_rows else None
 
@@ -215,9 +229,12 @@ class BankLane:
                 ImageReady(job.id, task.image, task.seed, pixels),
             ]
             if not running.waiting and not running.painting:
-                del self._jobs[job.id]
-                events.append(JobDone(job.id, running.busy_s))
+                events.append(self._end(running))
         return events
+
+    def _end(self, running: _Running) -> JobDone:
+        del self._jobs[running.job.id]
+        return JobDone(running.job.id, running.busy_s)
 
     def _fail(self, running: _Running, error: Exception) -> JobFailed:
         self.stop(running.job.id)

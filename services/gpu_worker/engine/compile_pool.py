@@ -138,6 +138,21 @@ class CompilePool:
             due = time.monotonic() + _AFTER_S
             self._afterwards.submit(self._finish, digest, adapter.form.described, shared, due)
 
+    def forget(self, digest: str) -> None:
+        """Removes what was kept of a file that is gone, for whatever it was compiled, without waiting for it."""
+        self._afterwards.submit(self._remove, digest)
+
+    def _remove(self, digest: str) -> None:
+        """Comes after all saving that was asked for before."""
+        try:
+            for kept in self._folder.glob(f"{digest}.*"):
+                kept.unlink(missing_ok=True)
+            self._submit(_close_removed).result()
+        except BrokenProcessPool:
+            pass  # nothing is open any more
+        except Exception as error:  # noqa: BLE001  # a disk that can't be written, say: nobody else would hear of it
+            log.error("adapter.not_removed", digest=digest, error=str(error))  # noqa: TRY400  # the error says all
+
     def _memory(self, size: int) -> _Shared:
         with self._lock:
             spare, self._spare = self._spare, None
@@ -160,8 +175,8 @@ class CompilePool:
         return described if isinstance(described, str) else self._target.form(described)
 
     def _kept(self, digest: str) -> Path:
-        key = hashlib.sha256("|".join((digest, *self._target.key)).encode()).hexdigest()
-        return self._folder / f"{key}{_SUFFIX}"
+        key = hashlib.sha256("|".join(self._target.key).encode()).hexdigest()
+        return self._folder / f"{digest}.{key}{_SUFFIX}"
 
     def _ask(self, task: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         try:
@@ -321,6 +336,12 @@ def _describe(path: Path) -> dict[str, Any] | str:
     while len(_planned) > _MOST_PLANS:
         _planned.popitem(last=False)[1][0].close()
     return found.form.described
+
+
+def _close_removed() -> None:
+    """Lets go of planned files that have no name any more: open, they would keep their place on the disk."""
+    for path in [path for path, (file, _) in _planned.items() if not os.fstat(file.fileno()).st_nlink]:
+        _planned.pop(path)[0].close()
 
 
 def _compile(path: Path, shared: _Shared) -> None:

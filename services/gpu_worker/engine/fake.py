@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from services.gpu_worker.engine.protocol import (
     Event,
     HostAdapter,
     ImageReady,
+    ImageTask,
     JobDone,
     Pixels,
     PreviewReady,
@@ -67,6 +69,8 @@ class FakeEngine:
         self._costs, self._clock, self._sleep = costs, clock or steady_clock(), sleep
         self._placed: set[str] = set()
         self._running: tuple[EngineJob, Iterator[list[Event]]] | None = None
+        self._waiting: deque[ImageTask] = deque()  # its pictures that have not begun
+        self._under_way = False  # whether one has begun and is not finished
 
     def load(self) -> None:
         """Nothing to load."""
@@ -87,6 +91,9 @@ class FakeEngine:
     def keep(self, adapter: HostAdapter) -> None:
         self.kept.append(adapter.digest)
 
+    def forget(self, digest: str) -> None:
+        self.kept = [kept for kept in self.kept if kept != digest]
+
     def place(self, adapter: HostAdapter) -> None:
         if adapter.digest not in self._placed:
             self._sleep(self._costs.copy)
@@ -101,10 +108,17 @@ class FakeEngine:
             if adapter.digest not in self._placed:
                 raise AdapterNotPlaced(adapter.digest)
         self._running = (job, self._paint(job))
+        self._waiting, self._under_way = deque(job.images), False
 
     def stop(self, job: str) -> None:
         if self._running and self._running[0].id == job:
             self._running = None
+
+    def curtail(self, job: str) -> bool:
+        if self._running is None or self._running[0].id != job:
+            return False
+        self._waiting.clear()
+        return self._under_way
 
     def tick(self) -> Sequence[Event]:
         if self._running is None:
@@ -120,17 +134,20 @@ class FakeEngine:
             self._stage(job, Stage.BIND, self._costs.bind),
             self._stage(job, Stage.PROMPT_ENCODE, self._costs.prompt),
         ]
-        for task in job.images:
+        while self._waiting:
+            task = self._waiting.popleft()
             started = self._clock()
             for step in range(1, job.steps + 1):
                 self._sleep(self._costs.step)
                 self.steps_done += 1
+                self._under_way = True
                 events: list[Event] = [StepDone(job.id, task.image, step, job.steps, 1)]
                 if job.preview_every and step % job.preview_every == 0 and step < job.steps:
                     events.append(PreviewReady(job.id, task.image, step, picture(job, task.seed)))
                 yield events
             denoised = StageDone(job.id, Stage.DENOISE, started, self._clock(), steps=job.steps, batch=1)
             decoded = self._stage(job, Stage.VAE_DECODE, self._costs.decode)
+            self._under_way = False
             yield [denoised, decoded, ImageReady(job.id, task.image, task.seed, picture(job, task.seed))]
         yield [JobDone(job.id, seconds(began, self._clock()))]
 

@@ -147,7 +147,7 @@ class AdapterBroken(ValueError):
 class Engine(Protocol):
     """Paints jobs in small units of work, so that others join, are cancelled and get their adapters in between.
 
-    One thread calls all methods, that which called ``load``; only ``host_size``, ``read``, ``keep`` and
+    One thread calls all methods, that which called ``load``; only ``host_size``, ``read``, ``keep``, ``forget`` and
     ``dropped_words`` may be called on any.
     """
 
@@ -219,6 +219,10 @@ class Engine(Protocol):
         """
         ...
 
+    def forget(self, digest: str) -> None:
+        """Removes what ``keep`` has saved of an adapter, whose file is gone. Any thread may call; returns at once."""
+        ...
+
     def place(self, adapter: HostAdapter) -> None:
         """Copies an adapter to the device. Placing it again changes nothing."""
         ...
@@ -237,6 +241,13 @@ class Engine(Protocol):
 
     def stop(self, job: str) -> None:
         """Drops a job: no later tick works on it or reports of it. One that has ended changes nothing."""
+        ...
+
+    def curtail(self, job: str) -> bool:
+        """Drops those pictures of a job of which no step has been done; the job ends as always once the others are.
+
+        False where none of its pictures is under way: there is nothing left to wait for.
+        """
         ...
 
     def tick(self) -> Sequence[Event]:

@@ -7,6 +7,7 @@ Every other engine is measured against it; what adapters are on the device is de
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from services.gpu_worker.engine.protocol import (
     Event,
     HostAdapter,
     ImageReady,
+    ImageTask,
     JobDone,
     JobFailed,
     Pixels,
@@ -70,6 +72,8 @@ class ReferenceEngine:
         self._placed: set[str] = set()
         self._bound: tuple[WeightedAdapter, ...] | None = None  # None: not known
         self._running: tuple[EngineJob, Iterator[list[Event]]] | None = None
+        self._waiting: deque[ImageTask] = deque()  # its pictures that have not begun
+        self._under_way = False  # whether one has begun and is not finished
         self._busy_ns = 0
 
     @property
@@ -115,6 +119,9 @@ class ReferenceEngine:
     def keep(self, adapter: HostAdapter) -> None:
         """Saves nothing: it reads files as they are."""
 
+    def forget(self, digest: str) -> None:
+        """Has saved nothing."""
+
     def place(self, adapter: HostAdapter) -> None:
         if adapter.digest in self._placed:
             return
@@ -135,11 +142,18 @@ class ReferenceEngine:
             if adapter.digest not in self._placed:
                 raise AdapterNotPlaced(adapter.digest)
         self._running = (job, self._paint(job))
+        self._waiting, self._under_way = deque(job.images), False
         self._busy_ns = 0
 
     def stop(self, job: str) -> None:
         if self._running and self._running[0].id == job:
             self._running = None
+
+    def curtail(self, job: str) -> bool:
+        if self._running is None or self._running[0].id != job:
+            return False
+        self._waiting.clear()
+        return self._under_way
 
     @torch.inference_mode()
     def tick(self) -> Sequence[Event]:
@@ -188,7 +202,8 @@ class ReferenceEngine:
             StageDone(job.id, Stage.BIND, began, bound),
             StageDone(job.id, Stage.PROMPT_ENCODE, bound, self.now()),
         ]
-        for task in job.images:
+        while self._waiting:
+            task = self._waiting.popleft()
             # 3. Draw the noise: on the CPU, so that every device paints the same picture
             started = self.now()
             generator = torch.Generator("cpu").manual_seed(task.seed)
@@ -209,6 +224,7 @@ class ReferenceEngine:
                     noise = without + job.guidance * (asked - without)
                 made = scheduler.step(noise, t, latents, **extra)
                 latents = made.prev_sample
+                self._under_way = True
                 self.now()
                 events: list[Event] = [StepDone(job.id, task.image, step, job.steps, len(rows))]
                 if job.preview_every and step % job.preview_every == 0 and step < job.steps:
@@ -217,6 +233,7 @@ class ReferenceEngine:
             # 5. Decode
             denoised = self.now()
             pixels = self._decode(latents, generator)
+            self._under_way = False
             yield [
                 StageDone(job.id, Stage.DENOISE, started, denoised, steps=job.steps, batch=len(rows)),
                 StageDone(job.id, Stage.VAE_DECODE, denoised, self.now()),

@@ -37,6 +37,10 @@ class ReferenceLane:
             self._engine.stop(job)
             self._end()
 
+    def curtail(self, job: str) -> bool:
+        """Drops those of its pictures that have not begun; False where none is under way."""
+        return self._engine.curtail(job)
+
     def tick(self) -> Sequence[Event]:
         if self._running is None:
             if not self._waiting:

@@ -12,7 +12,7 @@ from tests.integration.bad_input.system import System, running
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def system(weed: RunningStore, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    async with running(weed, "bad-input", tmp_path_factory.mktemp("system")) as system:
+    async with running(weed.beside("bad-input"), tmp_path_factory.mktemp("system")) as system:
         yield system
 
 

@@ -54,7 +54,7 @@ class System:
     """Channels to running servers, by name, and what lies behind them.
 
     Attributes:
-        folder: holds the registry's spool and the worker's cache.
+        folder: holds the worker's cache.
         published: brand, adapter, version and digest of all that was validly published.
         first_picture: what GOOD looked like before anything bad came in.
     """
@@ -62,7 +62,6 @@ class System:
     channels: dict[str, grpc.aio.Channel]
     addresses: dict[str, str]
     store: RunningStore
-    bucket: str
     folder: Path
     published: list[tuple[str, str, int, str]] = field(default_factory=list)
     first_picture: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
@@ -117,12 +116,12 @@ class System:
         """Every key in the store but those of the registry's own probes and hints, asked past the registry."""
         keys = (self.store.access_key, self.store.secret_key)
         client = Minio(self.store.endpoint, *keys, secure=False, region="us-east-1")
-        found = (str(each.object_name) for each in client.list_objects(self.bucket, recursive=True))
+        found = (str(each.object_name) for each in client.list_objects(self.store.bucket, recursive=True))
         return sorted(key for key in found if not key.startswith((layout.PROBES, layout.FEED)))
 
     def unfinished(self) -> list[Path]:
         """Files of uploads and downloads that have not ended."""
-        return [*(self.folder / "spool").iterdir(), *(self.folder / "cache").glob("*.part")]
+        return list((self.folder / "cache").glob("*.part"))
 
 
 def header_for(data: bytes, **fields: object) -> PublishHeader:
@@ -159,15 +158,12 @@ def is_painted(picture: NDArray[np.uint8]) -> bool:
 
 
 @asynccontextmanager
-async def running(
-    store: RunningStore, bucket: str, folder: Path, *, engine: str = "reference"
-) -> AsyncIterator[System]:
+async def running(store: RunningStore, folder: Path, *, engine: str = "reference") -> AsyncIterator[System]:
     """A registry, a router and a worker that has joined it, with one brand that has all kinds of good adapters."""
-    for name in ("bases", "spool"):
-        (folder / name).mkdir(parents=True)
+    (folder / "bases").mkdir(parents=True)
     (folder / "bases" / "tiny.json").write_text(table_to_json(tiny_table()))
     async with AsyncExitStack() as stack:
-        keeping = await stack.enter_async_context(registry(registry_settings(store, bucket, folder)))
+        keeping = await stack.enter_async_context(registry(registry_settings(store, folder)))
         placing = await stack.enter_async_context(router(router_settings(keeping.address)))
         painting = WorkerSettings.read(
             {
@@ -191,7 +187,7 @@ async def running(
         async with asyncio.timeout(10):
             while not await fleet.list_workers():  # noqa: ASYNC110  # a router tells only who asks
                 await asyncio.sleep(0.02)
-        system = System(channels, addresses, store, bucket, folder)
+        system = System(channels, addresses, store, folder)
         system = replace(system, published=await furnish(system))
         (picture,) = pictures(await system.generate("router", GOOD))
         yield replace(system, first_picture=picture)
@@ -212,15 +208,11 @@ async def furnish(system: System) -> list[tuple[str, str, int, str]]:
     return sorted((version.brand, version.adapter, version.version, version.digest) for version in versions)
 
 
-def registry_settings(store: RunningStore, bucket: str, folder: Path) -> RegistrySettings:
+def registry_settings(store: RunningStore, folder: Path) -> RegistrySettings:
     return RegistrySettings.read(
         {
-            "REGISTRY_STORE_ENDPOINT": store.endpoint,
-            "REGISTRY_STORE_ACCESS_KEY": store.access_key,
-            "REGISTRY_STORE_SECRET_KEY": store.secret_key,
-            "REGISTRY_STORE_BUCKET": bucket,
+            **store.environ(),
             "REGISTRY_BASES": str(folder / "bases"),
-            "REGISTRY_SPOOL": str(folder / "spool"),
             "REGISTRY_HEAD_MAX_AGE_S": "0",  # a list is what the store holds, not what memory does
             "REGISTRY_SHUTDOWN_GRACE_S": "0",
         }

@@ -63,7 +63,7 @@ async def test_a_family_that_no_base_is_of_is_refused_by_field(system: System) -
     error = await refused(system, good_lora(9), family="sd9")
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "FAMILY_UNKNOWN")
     assert error.violations[0].field == "family"
-    assert "known families: sd15, sdxl, studio, tiny" in error.message
+    assert "known families: sd15, sd2, sdxl, studio, tiny" in error.message
 
 
 async def test_a_file_for_another_family_than_declared_is_refused(system: System) -> None:

@@ -54,7 +54,7 @@ async def test_while_the_store_is_down_nothing_is_published_and_resolved_brands_
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(AsyncExitStack())
         weed = await store.enter_async_context(seaweedfs(tmp_path / "weed"))
-        system = await stack.enter_async_context(running(weed, "outage", tmp_path / "system", engine="fake"))
+        system = await stack.enter_async_context(running(weed, tmp_path / "system", engine="fake"))
         before = await system.generate("router", GOOD)
 
         await store.aclose()

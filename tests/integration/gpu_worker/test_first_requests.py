@@ -40,10 +40,7 @@ async def real_registry(weed: RunningStore, folder: Path) -> AsyncIterator[Regis
     (folder / "tiny.json").write_text(table_to_json(TABLE))
     settings = RegistrySettings.read(
         {
-            "REGISTRY_STORE_ENDPOINT": weed.endpoint,
-            "REGISTRY_STORE_ACCESS_KEY": weed.access_key,
-            "REGISTRY_STORE_SECRET_KEY": weed.secret_key,
-            "REGISTRY_STORE_BUCKET": "first-requests",
+            **weed.beside("first-requests").environ(),
             "REGISTRY_BASES": str(folder),
             "REGISTRY_SHUTDOWN_GRACE_S": "0",
         }
@@ -81,7 +78,7 @@ class Reads:
 
         def get(store: Minio, bucket: str, key: str, *span: Any) -> Any:  # noqa: ANN401  # as minio says
             self.keys.append(key)
-            if key.startswith(layout.blob(BRAND, "")):
+            if key.startswith(layout.blobs(BRAND)):
                 self._all_here.wait(10)
             return get_object(store, bucket, key, *span)
 
@@ -121,5 +118,6 @@ async def test_a_hundred_first_requests_of_a_brand_are_all_painted_from_one_read
     assert [[adapter.digest for adapter in each.adapters] for each in finished] == CALLERS * [[header.digest]]
     swaps = [response.swapped for responses in answers for response in responses if response.HasField("swapped")]
     assert [swap.tier for swap in swaps] == CALLERS * [pb.TIER_STORE], "nobody found it here"
-    assert [key for key in reads.keys if key.startswith(layout.blob(BRAND, ""))] == [layout.blob(BRAND, header.digest)]
+    files = [key.partition(".")[0] for key in reads.keys if key.startswith(layout.blobs(BRAND))]
+    assert files == [f"{layout.blobs(BRAND)}{header.digest}"]
     assert engine.placements == [header.digest]

@@ -31,7 +31,7 @@ def at(endpoint: str, *, access_key: str = "k", secret_key: str = "s" * 16) -> M
 
 @pytest.fixture
 async def store(weed: RunningStore) -> AsyncIterator[MinioObjectStore]:
-    async with at(weed.endpoint, access_key=weed.access_key, secret_key=weed.secret_key) as store:
+    async with weed.client() as store:
         yield store
 
 

@@ -35,10 +35,7 @@ async def registry_process(weed: RunningStore, bases: Path) -> AsyncIterator[str
         "services.registry",
         stderr=asyncio.subprocess.PIPE,
         env={
-            "REGISTRY_STORE_ENDPOINT": weed.endpoint,
-            "REGISTRY_STORE_ACCESS_KEY": weed.access_key,
-            "REGISTRY_STORE_SECRET_KEY": weed.secret_key,
-            "REGISTRY_STORE_BUCKET": "a-bucket-of-its-own",
+            **weed.beside("processes").environ(),
             "REGISTRY_BASES": str(bases),
         },
     )

@@ -14,6 +14,9 @@ from benchmarks import bases
         ("sd15", "unet", 859_520_964),
         ("sd15", "text_encoder", 123_060_480),
         ("sd15", "vae", 83_653_863),
+        ("sd2", "unet", 865_910_724),
+        ("sd2", "text_encoder", 340_387_840),
+        ("sd2", "vae", 83_653_863),
         ("sdxl", "unet", 2_567_463_684),
         ("sdxl", "text_encoder", 123_060_480),
         ("sdxl", "text_encoder_2", 694_659_840),
@@ -43,7 +46,12 @@ def test_a_component_that_a_base_does_not_have_is_not_made_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "kind"), [("sd15", diffusers.PNDMScheduler), ("sdxl", diffusers.EulerDiscreteScheduler)]
+    ("family", "kind"),
+    [
+        ("sd15", diffusers.PNDMScheduler),
+        ("sd2", diffusers.DDIMScheduler),
+        ("sdxl", diffusers.EulerDiscreteScheduler),
+    ],
 )
 def test_a_base_has_the_scheduler_that_it_was_published_with(family: str, kind: type) -> None:
     scheduler = kind.from_pretrained(bases.FOLDER / family, subfolder="scheduler")  # type: ignore[attr-defined]  # of diffusers

@@ -25,7 +25,11 @@ def widths(layers: dict[str, Module]) -> tuple[int, int]:
 
 @pytest.mark.parametrize(
     ("family", "attention", "transformers"),
-    [("sd15", (128, 199_296), (160, 374_016)), ("sdxl", (560, 1_451_520), (722, 2_659_840))],
+    [
+        ("sd15", (128, 199_296), (160, 374_016)),
+        ("sd2", (128, 207_488), (192, 432_128)),  # unlike SD 1.5's: attn2.to_k and to_v, proj_in, proj_out
+        ("sdxl", (560, 1_451_520), (722, 2_659_840)),
+    ],
 )
 def test_the_linear_layers_of_the_transformers_are_the_known_ones(
     family: str, attention: tuple[int, int], transformers: tuple[int, int]
@@ -49,5 +53,5 @@ def test_a_random_lora_of_any_dialect_fits_with_every_key_applied(
     file = random_lora_file(table, rank=1, seed=3, dialect=dialect, file=tmp_path / "lora.safetensors")
     found = inspect(file, table, declared_base="any of the family")
     assert (found.dialect, found.ranks, found.warnings) == (dialect, (1,), ())
-    attention, linear = {"sd15": (128, 160), "sdxl": (560, 722)}[family]
+    attention, linear = {"sd15": (128, 160), "sd2": (128, 192), "sdxl": (560, 722)}[family]
     assert len(found.modules) == (attention if dialect is Dialect.DIFFUSERS_OLD else linear)

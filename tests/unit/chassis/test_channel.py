@@ -1,13 +1,16 @@
-"""A call through open_channel carries the caller's trace, and can still be cancelled."""
+"""A call through open_channel carries the caller's trace, can still be cancelled, and finds who was away for long."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import format_trace_id
 
@@ -92,3 +95,35 @@ async def test_a_refusal_arrives_as_it_was_sent() -> None:
             assert error.code() is grpc.StatusCode.UNIMPLEMENTED  # noqa: PT017  # the code is the point
         else:
             raise AssertionError("nobody serves brands here")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow  # gRPC's own waits between tries are long only after an outage of 11 s
+async def test_a_service_that_was_away_for_long_is_found_again_within_seconds() -> None:
+    port, server = free_port(), grpc.aio.server()
+    async with open_channel(f"127.0.0.1:{port}") as channel:
+
+        async def found() -> bool:
+            try:
+                await brand_pb2_grpc.BrandServiceStub(channel).GetBrand(brand_pb2.GetBrandRequest(), timeout=1)
+            except grpc.aio.AioRpcError as error:
+                return error.code() is grpc.StatusCode.UNIMPLEMENTED
+            return True
+
+        away_until = time.monotonic() + 11
+        while time.monotonic() < away_until:
+            assert not await found()
+            await asyncio.sleep(0.1)
+        server.add_insecure_port(f"127.0.0.1:{port}")
+        await server.start()
+        back = time.monotonic()
+        while not await found():  # noqa: ASYNC110  # a server does not say that it can be reached
+            await asyncio.sleep(0.05)
+        took = time.monotonic() - back
+        await server.stop(0)
+    assert took < 3

@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -19,7 +20,7 @@ from PIL import Image
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from looksmith.errors import DeadlineExceeded, FailedPrecondition, LooksmithError
+from looksmith.errors import DeadlineExceeded, FailedPrecondition, LooksmithError, NotFound, Unavailable
 from looksmith.nouns import AdapterUse, Brand
 from looksmith.v1 import adapter_pb2
 from looksmith.v1 import generation_pb2 as pb
@@ -29,7 +30,7 @@ from services.gpu_worker.client import WorkerClient
 from services.gpu_worker.compose import gpu_worker
 from services.gpu_worker.engine.fake import Costs, FakeEngine
 from services.gpu_worker.settings import WorkerSettings
-from services.registry.client import FakeRegistryClient
+from services.registry.client import FakeRegistryClient, SnapshotEnd
 from tests.unit.gpu_worker.worker_parts import FilesRegistry, content, eventually, facts
 from tests.unit.registry.parts import header_for
 
@@ -269,26 +270,160 @@ async def test_retry_under_the_same_id_ends_the_first_try_and_paints_what_is_mis
         assert [r.image_done.image for r in await retry if r.HasField("image_done")] == [1]
 
 
-async def test_a_withdrawn_version_is_refused_as_the_registry_says_but_painted_where_a_router_pinned_it_before(
+async def acme(*versions: bytes) -> FakeRegistryClient:
+    """A registry with acme/look in these versions, the first in production."""
+    registry = FakeRegistryClient()
+    await registry.put_brand(Brand("acme", default_adapters=(AdapterUse("look"),)))
+    for data in versions:
+        await registry.publish(header_for(data, adapter="look", family="studio"), [data])
+    return registry
+
+
+def pinned(data: bytes, *, version: int = 1, **fields: Any) -> pb.GenerateRequest:  # noqa: ANN401  # of a request
+    """What a router sends that resolved acme/look to this version."""
+    digest = hashlib.sha256(data).hexdigest()
+    adapter = adapter_pb2.PinnedAdapter(adapter="look", version=version, digest=digest, weight=1)
+    pin = pb.Pinned(adapters=[adapter], recipe_digest="s" * 64, final_prompt="kite!", attempt=1, router="r1")
+    return pb.GenerateRequest(brand="acme", prompt="a kite", pinned=pin, **fields)
+
+
+async def refused(client: WorkerClient, request: pb.GenerateRequest) -> LooksmithError:
+    with pytest.raises(LooksmithError) as caught:
+        await answers(client, request)
+    return caught.value
+
+
+async def until_refused(client: WorkerClient, request: pb.GenerateRequest) -> LooksmithError:
+    """What the worker answers once it has heard that the request must not be painted."""
+    async with asyncio.timeout(2):
+        while True:
+            try:
+                await answers(client, request)
+            except LooksmithError as error:
+                return error
+
+
+async def test_a_withdrawn_version_is_refused_as_the_registry_says_whoever_pinned_it_and_however(
     tmp_path: Path,
 ) -> None:
-    registry, data = FakeRegistryClient(), content("acme")
-    await registry.put_brand(Brand("acme", default_adapters=(AdapterUse("look"),)))
-    await registry.publish(header_for(data, adapter="look", family="studio"), [data])
-    await registry.yank("acme", "look", 1, force=True, reason="the old logo")
-    adapter = adapter_pb2.PinnedAdapter(adapter="look", version=1, digest=hashlib.sha256(data).hexdigest(), weight=1)
-    pinned = pb.Pinned(adapters=[adapter], recipe_digest="s" * 64, final_prompt="kite!", attempt=1, router="r1")
+    data = content("acme")
+    registry = await acme(data)
     async with worker(tmp_path, registry) as client:
-        for use in (
+        assert kinds(await answers(client, pinned(data)))[-1] == "finished"
+        await registry.yank("acme", "look", 1, force=True, reason="the old logo")
+        uses = (
             adapter_pb2.AdapterUse(adapter="look"),
             adapter_pb2.AdapterUse(adapter="look", version=1),
-            adapter_pb2.AdapterUse(adapter="look", digest=adapter.digest),
-        ):
-            with pytest.raises(FailedPrecondition) as caught:
-                await answers(client, pb.GenerateRequest(brand="acme", prompt="a kite", adapters=[use]))
-            assert (caught.value.reason, caught.value.metadata) == ("ADAPTER_YANKED", {"adapter": "acme/look@1"})
-        responses = await answers(client, pb.GenerateRequest(brand="acme", prompt="a kite", pinned=pinned))
-    assert kinds(responses)[-1] == "finished"
+            adapter_pb2.AdapterUse(adapter="look", digest=hashlib.sha256(data).hexdigest()),
+        )
+        asked = [pb.GenerateRequest(brand="acme", prompt="a kite", adapters=[use]) for use in uses]
+        said = [await until_refused(client, pinned(data)), *[await refused(client, request) for request in asked]]
+    assert {type(error) for error in said} == {FailedPrecondition}
+    assert [(error.reason, error.metadata) for error in said] == [("ADAPTER_YANKED", {"adapter": "acme/look@1"})] * 4
+    async with worker(tmp_path, registry) as client:  # one that was not there when it happened
+        assert (await refused(client, pinned(data))).reason == "ADAPTER_YANKED"
+
+
+async def test_a_version_that_was_yanked_without_force_is_painted_where_a_router_pinned_it_before(
+    tmp_path: Path,
+) -> None:
+    old, new = content("old"), content("new")
+    registry = await acme(old, new)
+    await registry.yank("acme", "look", 1, replacement=2, reason="the old logo")
+    async with worker(tmp_path, registry) as client:
+        assert kinds(await answers(client, pinned(old)))[-1] == "finished"
+        use = adapter_pb2.AdapterUse(adapter="look", version=1)
+        error = await refused(client, pb.GenerateRequest(brand="acme", prompt="a kite", adapters=[use]))
+    assert error.reason == "ADAPTER_YANKED"
+
+
+async def test_a_withdrawn_version_ends_requests_under_way_after_the_picture_that_has_begun(tmp_path: Path) -> None:
+    old, new = content("old"), content("new")
+    registry, engine = await acme(old, new), Gated()
+    told: dict[str, list[pb.GenerateResponse]] = {"old": [], "waiting": [], "new": []}
+
+    async def ask(client: WorkerClient, name: str, request: pb.GenerateRequest) -> None:
+        async with client.generate(request, timeout_s=20) as call:
+            async for response in call:
+                told[name].append(response)
+
+    async with worker(tmp_path, registry, engine) as client:
+        engine.gate.release(6)  # a picture, and half of the next one
+        running = asyncio.create_task(ask(client, "old", pinned(old, count=8, report_steps=True)))
+        await eventually(lambda: [*kinds(told["old"])].count("step") == 6)
+        waiting = asyncio.create_task(ask(client, "waiting", pinned(old, count=2)))
+        await eventually(lambda: "placed" in kinds(told["waiting"]))
+        beside = asyncio.create_task(ask(client, "new", pinned(new, version=2)))
+        await registry.yank("acme", "look", 1, force=True, reason="the old logo")
+        with pytest.raises(FailedPrecondition) as caught:
+            await waiting
+        assert caught.value.reason == "ADAPTER_YANKED"
+        assert not running.done()
+        engine.gate.release(100)
+        with pytest.raises(FailedPrecondition) as caught:
+            await running
+        assert (caught.value.reason, caught.value.metadata) == ("ADAPTER_YANKED", {"adapter": "acme/look@1"})
+        await beside
+    assert [r.image_done.image for r in told["old"] if r.HasField("image_done")] == [0, 1]
+    assert set(images(told["old"])) == {0, 1}
+    assert kinds(told["waiting"]) == ["accepted", "placed"]
+    assert kinds(told["new"])[-1] == "finished"
+
+
+async def test_an_erased_brand_leaves_the_worker_and_ends_its_requests_but_those_of_no_other_brand(
+    tmp_path: Path,
+) -> None:
+    data = content("shared")
+    registry, engine = await acme(data), Gated()
+    await registry.put_brand(Brand("zenith", default_adapters=(AdapterUse("look"),)))
+    await registry.publish(header_for(data, brand="zenith", adapter="look", family="studio"), [data])
+    digest = hashlib.sha256(data).hexdigest()
+    async with worker(tmp_path, registry, engine) as client:
+        engine.gate.release(1)
+        other = asyncio.create_task(answers(client, pb.GenerateRequest(brand="zenith", prompt="a kite", count=2)))
+        await eventually(lambda: engine._running)
+        mine = asyncio.create_task(answers(client, pinned(data)))
+        await registry.delete_brand("acme", confirm_name="acme")
+        with pytest.raises(NotFound) as caught:
+            await mine
+        assert caught.value.reason == "BRAND_NOT_FOUND"
+        assert (tmp_path / digest).exists(), "the other brand's job is using it"
+        engine.gate.release(100)
+        assert kinds(await other)[-1] == "finished"
+        await eventually(lambda: not (tmp_path / digest).exists())
+        await eventually(lambda: not engine._placed)
+        assert engine.kept == []
+        assert (await refused(client, pinned(data))).reason == "BRAND_NOT_FOUND"
+        again = await answers(client, pb.GenerateRequest(brand="zenith", prompt="a kite"))
+        assert only(again, "swapped").swapped.tier == pb.TIER_STORE, "fetched anew"
+        assert kinds(again)[-1] == "finished"
+
+
+async def test_a_worker_paints_on_with_what_it_knows_while_the_registry_is_out_of_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = content("old"), content("new")
+    registry = await acme(old, new)
+    await registry.yank("acme", "look", 1, force=True, reason="the old logo")
+    lost = asyncio.Event()
+    watch = registry.watch
+
+    async def watched_until_lost(*, cursor: str = "") -> AsyncIterator[object]:
+        if lost.is_set():
+            raise Unavailable("nobody there")
+        async for message in watch(cursor=cursor):
+            yield message
+            if isinstance(message, SnapshotEnd):
+                await lost.wait()
+                raise Unavailable("it went away")
+
+    monkeypatch.setattr(registry, "watch", watched_until_lost)
+    async with worker(tmp_path, registry) as client:
+        assert kinds(await answers(client, pinned(new, version=2)))[-1] == "finished"
+        lost.set()
+        registry.store.reachable = False
+        assert kinds(await answers(client, pinned(new, version=2)))[-1] == "finished"
+        assert (await refused(client, pinned(old))).reason == "ADAPTER_YANKED"
 
 
 async def test_other_content_under_an_id_that_is_being_painted_is_refused(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from services.gpu_worker.clock import steady_clock
 from services.gpu_worker.engine.fake import Costs, FakeEngine
 from services.gpu_worker.engine.protocol import EngineJob, Event, ImageReady, ImageTask, JobDone, StepDone
 from services.gpu_worker.errors import DigestMismatch, Superseded, WorkerDraining, WorkerFull
-from services.gpu_worker.painter import Bound, JobEvent, Painter
+from services.gpu_worker.painter import Bound, JobEvent, Painter, Painting
 from tests.unit.gpu_worker.worker_parts import FilesRegistry, adapter_tiers, content, engine_job, eventually, facts
 
 
@@ -229,6 +229,80 @@ async def test_a_job_can_be_ended_from_outside_with_an_error(tmp_path: Path, reg
                 await anext(mine.events)
         assert painter.running_jobs == 0
         assert not painter.mishaps, "nothing went wrong"
+
+
+async def steps(painting: Painting, count: int) -> None:
+    while count:
+        count -= isinstance(await anext(painting.events), StepDone)
+
+
+async def left(painting: Painting) -> list[int]:
+    """Images that are still painted until the job ends as superseded."""
+    images = []
+    try:
+        async for event in painting.events:
+            images += [event.image] if isinstance(event, ImageReady) else []
+    except Superseded:
+        return images
+    raise AssertionError("it ended as if all were painted")
+
+
+SIXTEEN = tuple(ImageTask(i, i) for i in range(16))
+
+
+async def test_a_curtailed_job_paints_what_has_begun_and_then_ends_with_the_error(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    engine = SteppedEngine(allowed=6)
+    async with painting(tmp_path, registry, engine) as painter:
+        async with painter.painting(engine_job(images=SIXTEEN)) as mine:
+            await steps(mine, 6)
+            curtailing = asyncio.create_task(mine.curtail(Superseded("r1")))
+            await eventually(lambda: not painter._thread._commands.empty())
+            engine.gate.release(100)
+            await curtailing
+            assert await left(mine) == [1], "the first was painted before"
+        assert engine.steps_done == 8
+        assert painter.running_jobs == 0
+        assert not painter.mishaps, "nothing went wrong"
+        assert painter.costs.known() == (), "of a part of a job, a job's costs can't be told"
+        assert await events_of(painter, engine_job("next"))
+
+
+async def test_a_curtailed_job_that_waits_ends_at_once_and_never_starts(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    engine, stuck = SteppedEngine(allowed=1), registry.add(content("stuck"))
+    registry.hold(stuck)
+    async with painting(tmp_path, registry, engine) as painter, painter.painting(engine_job("runs")) as runs:
+        await steps(runs, 1)
+        jobs = [engine_job("staged"), engine_job("queued"), engine_job("coming", stuck)]
+        async with AsyncExitStack() as stack:
+            waiting = [await stack.enter_async_context(painter.painting(job)) for job in jobs]
+            await eventually(lambda: painter._staged)
+            for each in waiting:
+                await each.curtail(Superseded("r1"))
+                assert await left(each) == []
+            assert painter.queued_jobs == 0
+        engine.gate.release(100)
+        assert isinstance([event async for event in runs.events][-1], JobDone)
+    assert engine.started == ["runs"]
+
+
+async def test_a_job_whose_last_picture_has_begun_ends_as_if_it_were_not_curtailed(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    engine = SteppedEngine(allowed=5)
+    async with (
+        painting(tmp_path, registry, engine) as painter,
+        painter.painting(engine_job(images=SIXTEEN[:2])) as mine,
+    ):
+        await steps(mine, 5)
+        curtailing = asyncio.create_task(mine.curtail(Superseded("r1")))
+        await eventually(lambda: not painter._thread._commands.empty())
+        engine.gate.release(100)
+        assert isinstance([event async for event in mine.events][-1], JobDone)
+        await curtailing
 
 
 async def test_books_the_work_of_each_router_from_measured_costs(tmp_path: Path, registry: FilesRegistry) -> None:

@@ -343,3 +343,96 @@ async def test_job_that_comes_during_an_eviction_finds_its_adapter_placed_again(
         await evicting
         assert engine._placed == {digest}
         assert tiers.residency() == {digest: Tier.DEVICE}
+
+
+async def test_what_is_forgotten_leaves_every_tier_and_is_fetched_anew(tmp_path: Path, registry: FilesRegistry) -> None:
+    digest, other = registry.add(content("a")), registry.add(content("b"))
+    engine = FakeEngine([facts()])
+    async with adapter_tiers(tmp_path, registry, engine=engine) as (tiers, thread):
+        await bring(tiers, digest)
+        await bring(tiers, other)
+        tiers.forget([digest, "0" * 64])
+        await thread.call(lambda: None)
+        assert tiers.residency() == {other: Tier.DEVICE}
+        assert (engine._placed, engine.kept) == ({other}, [other])
+        assert not (tmp_path / digest).exists()
+        await bring(tiers, digest)
+        assert registry.downloads[digest] == 2
+        assert tiers.residency()[digest] is Tier.DEVICE, "it is not forgotten for ever"
+
+
+async def test_what_a_job_uses_is_forgotten_when_the_last_such_job_ends(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    digest = registry.add(content("a"))
+    engine = FakeEngine([facts()])
+    async with adapter_tiers(tmp_path, registry, engine=engine) as (tiers, thread):
+        leases = [tiers.lease("acme", [digest]) for _ in range(2)]
+        for lease in leases:
+            await tiers.bring(lease)
+            await tiers.place(lease)
+        tiers.forget([digest])
+        tiers.release(leases[0])
+        assert tiers.residency() == {digest: Tier.DEVICE}
+        tiers.release(leases[1])
+        await thread.call(lambda: None)
+        assert (tiers.residency(), engine._placed, engine.kept) == ({}, set(), [])
+
+
+async def test_what_is_forgotten_on_its_way_goes_when_it_has_come(tmp_path: Path, registry: FilesRegistry) -> None:
+    digest = registry.add(content("a"))
+    gate = registry.hold(digest)
+    async with adapter_tiers(tmp_path, registry) as (tiers, _):
+        lease = tiers.lease("acme", [digest])
+        bringing = asyncio.create_task(tiers.bring(lease))
+        await eventually(lambda: registry.downloads[digest])
+        bringing.cancel()  # the job was ended; the fetch goes on
+        tiers.release(lease)
+        tiers.forget([digest])
+        gate.set()
+        await eventually(lambda: not tiers._unwanted)
+        assert tiers.residency() == {}
+    assert not (tmp_path / digest).exists()
+
+
+async def test_a_job_that_waits_for_memory_fetches_again_what_was_forgotten_meanwhile(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    digest, big = registry.add(content("a")), registry.add(content("b", 200))
+    async with adapter_tiers(tmp_path, registry, host_bytes=200) as (tiers, _):
+        holder, lease = tiers.lease("acme", [big]), tiers.lease("zenith", [digest])
+        await tiers.bring(holder)
+        waiting = asyncio.create_task(tiers.bring(lease))
+        await eventually(lambda: tiers.residency().get(digest) is Tier.DISK and not tiers._flights._tasks)
+        tiers.forget([digest])
+        assert digest not in tiers.residency()
+        tiers.release(holder)
+        assert await waiting
+        assert (tiers.residency()[digest], registry.downloads[digest]) == (Tier.HOST, 2)
+
+
+async def test_what_is_forgotten_while_it_is_copied_does_not_stay_on_the_device(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    copying, go_on = threading.Event(), threading.Event()
+
+    class Slow(FakeEngine):
+        def place(self, adapter: HostAdapter) -> None:
+            copying.set()
+            go_on.wait(5)
+            super().place(adapter)
+
+    digest = registry.add(content("a"))
+    engine = Slow([facts()])
+    async with adapter_tiers(tmp_path, registry, engine=engine) as (tiers, thread):
+        lease = tiers.lease("acme", [digest])
+        await tiers.bring(lease)
+        placing = asyncio.create_task(tiers.place(lease))
+        await eventually(copying.is_set)
+        tiers.release(lease)  # its job has ended
+        tiers.forget([digest])
+        go_on.set()
+        await placing
+        tiers.release(lease)
+        await thread.call(lambda: None)
+        assert (tiers.residency(), engine._placed) == ({}, set())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from services.gpu_worker.engine.fake import FakeEngine
 from services.gpu_worker.engine.protocol import Engine, EngineJob, ImageTask, WeightedAdapter
 from services.gpu_worker.engine_thread import EngineThread
 from services.gpu_worker.tiers import AdapterTiers
+from services.registry.client import Message, SnapshotEnd
 
 Changes = Any  # values of the fields that a test cares about
 
@@ -112,6 +113,10 @@ class FilesRegistry:
         if ref in self.yanked:
             raise FailedPrecondition(f"{ref} was withdrawn", reason="ADAPTER_YANKED")
         return self.versions[ref]
+
+    async def watch(self, *, cursor: str = "") -> AsyncGenerator[Message, None]:
+        yield SnapshotEnd(0, "")
+        await asyncio.Event().wait()
 
     async def download(self, brand: str, digest: str) -> AsyncIterator[bytes]:
         self.downloads[digest] += 1

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -12,6 +13,7 @@ from looksmith.nouns import (
     Alias,
     Brand,
     BrandLimits,
+    Lineage,
     Malformed,
     PinnedAdapter,
     VersionState,
@@ -21,6 +23,7 @@ from looksmith.v1 import adapter_pb2
 NOW = datetime(2026, 11, 22, 10, 30, tzinfo=UTC)
 HEX = "0f" * 32
 MANIFEST = AdapterManifest("studio", HEX, "kohya", 108, 300_000, (4, 8), ("unet", "text_encoder"), convolutions=True)
+LINEAGE = Lineage(("acme style", "ink"), 1, "epsilon", "studio base")
 
 
 @pytest.mark.parametrize("pick", ["production", "staging", 7, HEX])
@@ -41,7 +44,8 @@ def test_records_survive_the_wire() -> None:
     )
     pinned = PinnedAdapter("a", 2, HEX, 0.25)
     assert convert.adapter_from_pb(convert.adapter_to_pb(adapter)) == adapter
-    assert convert.version_from_pb(convert.version_to_pb(version)) == version
+    for known in (version, replace(version, manifest=replace(MANIFEST, lineage=LINEAGE))):
+        assert convert.version_from_pb(convert.version_to_pb(known)) == known
     assert convert.brand_from_pb(convert.brand_to_pb(brand)) == brand
     assert convert.pinned_from_pb(convert.pinned_to_pb(pinned)) == pinned
 

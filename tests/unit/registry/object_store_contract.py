@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from services.registry.blobs import PART_BYTES
 from services.registry.object_store import STREAM_BYTES, Creation, ObjectStore
 
 
@@ -29,17 +29,18 @@ class ObjectStoreContract:
         assert outcomes.count(Creation.CREATED) == 1
         assert await store.get(f"{prefix}race") == bodies[outcomes.index(Creation.CREATED)]
 
+    async def test_a_put_replaces_what_was_there(self, store: ObjectStore, prefix: str) -> None:
+        for content in (b"before", b"after", b""):
+            await store.put(f"{prefix}k", content)
+            assert await store.get(f"{prefix}k") == content
+
     async def test_absent_objects_are_none(self, store: ObjectStore, prefix: str) -> None:
         assert await store.get(f"{prefix}nothing") is None
         assert await store.size(f"{prefix}nothing") is None
 
-    async def test_a_file_is_stored_whole_and_replaces_what_was_there(
-        self, store: ObjectStore, prefix: str, tmp_path: Path
-    ) -> None:
-        data = bytes(range(256)) * 3000  # more than one piece of a stream
-        for content in (b"before", data):
-            (tmp_path / "file").write_bytes(content)
-            await store.put_file(f"{prefix}file", tmp_path / "file")
+    async def test_a_large_object_is_stored_whole_and_streamed_in_pieces(self, store: ObjectStore, prefix: str) -> None:
+        data = bytes(range(256)) * (PART_BYTES // 256)
+        await store.put(f"{prefix}file", data)
         assert await store.size(f"{prefix}file") == len(data)
         pieces = [piece async for piece in store.stream(f"{prefix}file")]
         assert b"".join(pieces) == data
@@ -59,6 +60,15 @@ class ObjectStoreContract:
         assert await store.keys(prefix) == [f"{prefix}{name}" for name in ("a/1", "a/2", "b", "c")]
         assert await store.keys(prefix, start_after=f"{prefix}a/1", limit=2) == [f"{prefix}a/2", f"{prefix}b"]
         assert await store.keys(f"{prefix}a/") == [f"{prefix}a/1", f"{prefix}a/2"]
+
+    async def test_a_listing_tells_sizes_and_when_each_was_written(self, store: ObjectStore, prefix: str) -> None:
+        for size in (0, 3):
+            await store.create_if_absent(f"{prefix}{size}", b"-" * size)
+        first, second = await store.listing(prefix)
+        assert [(found.key, found.size) for found in (first, second)] == [(f"{prefix}0", 0), (f"{prefix}3", 3)]
+        assert first.modified <= second.modified
+        assert first.modified.tzinfo is not None
+        assert await store.listing(prefix, start_after=f"{prefix}0", limit=1) == [second]
 
     async def test_lists_folders_once_each_and_no_plain_keys(self, store: ObjectStore, prefix: str) -> None:
         for name in ("acme/x", "acme/y/z", "acme-x/x", "plain"):

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from random import Random
 from typing import TypeVar
 
 from looksmith.lora import Limits
 from looksmith.nouns import Brand
+from services.registry.blobs import PART_BYTES
 from services.registry.commit_log import Surroundings
 from services.registry.content import measured
 from services.registry.core import Core, assemble
 from services.registry.errors import StoreUnavailable
 from services.registry.judging import judging
 from services.registry.messages import Published, PublishHeader
-from services.registry.object_store import Creation, InMemoryObjectStore, ObjectStore
+from services.registry.object_store import Creation, InMemoryObjectStore, ObjectStore, StoredObject
 from tests.unit.looksmith.lora.lora_files import TO_K, TO_Q, diffusers, safetensors, tiny_table
 
 TABLE = tiny_table()
@@ -66,12 +66,20 @@ def surroundings(clock: Clock | None = None, *, seed: int = 0) -> Surroundings:
     )
 
 
-def a_core(store: ObjectStore, *, clock: Clock | None = None, seed: int = 0, max_age_s: float = 0) -> Core:
+def a_core(
+    store: ObjectStore,
+    *,
+    clock: Clock | None = None,
+    seed: int = 0,
+    max_age_s: float = 0,
+    part_bytes: int = PART_BYTES,
+) -> Core:
     return assemble(
         store=store,
         judging=judging({"tiny": TABLE}, Limits(file_bytes=1 << 20)),
         around=surroundings(clock, seed=seed),
         head_max_age_s=max_age_s,
+        part_bytes=part_bytes,
     )
 
 
@@ -123,8 +131,8 @@ class FaultyStore:
         except LostAnswer:
             return Creation.UNKNOWN
 
-    async def put_file(self, key: str, path: Path) -> None:
-        await self._around("put_file", self.inner.put_file(key, path))
+    async def put(self, key: str, data: bytes | memoryview) -> None:
+        await self._around("put", self.inner.put(key, data))
 
     async def get(self, key: str) -> bytes | None:
         return await self._around("get", self.inner.get(key))
@@ -138,6 +146,9 @@ class FaultyStore:
 
     async def keys(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[str]:
         return await self._around("keys", self.inner.keys(prefix, start_after=start_after, limit=limit))
+
+    async def listing(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[StoredObject]:
+        return await self._around("listing", self.inner.listing(prefix, start_after=start_after, limit=limit))
 
     async def folders(self, prefix: str) -> list[str]:
         return await self._around("folders", self.inner.folders(prefix))

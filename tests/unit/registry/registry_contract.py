@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -19,8 +21,15 @@ from looksmith.errors import (
     OutOfRange,
 )
 from looksmith.nouns import AdapterRef, AdapterUse, Brand, BrandLimits, VersionState
-from services.registry.client import FakeRegistryClient, RegistryClient
-from services.registry.messages import EventKind, Page
+from services.registry.client import (
+    BrandErased,
+    Changed,
+    FakeRegistryClient,
+    InSnapshot,
+    RegistryClient,
+    SnapshotEnd,
+)
+from services.registry.messages import EventKind, Page, UploadState
 from tests.unit.registry.parts import header_for, lora_file
 
 Registry = RegistryClient | FakeRegistryClient
@@ -51,6 +60,38 @@ class RegistryContract:
         return registry
 
     # Brands
+
+    async def test_a_deleted_brand_is_gone_and_its_name_begins_anew_with_other_numbers(self, acme: Registry) -> None:
+        with pytest.raises(FailedPrecondition) as unconfirmed:
+            await acme.delete_brand("acme", confirm_name="Acme")
+        assert unconfirmed.value.reason == "CONFIRMATION_MISSING"
+        freed = await acme.delete_brand("acme", confirm_name="acme")
+        assert freed == sum(len(lora_file(note)) for note in ("1", "2"))
+        assert await acme.delete_brand("acme", confirm_name="acme") == 0
+        for asked in (
+            acme.get_brand("acme"),
+            acme.get_adapter("acme", "style"),
+            acme.resolve(STYLE),
+            acme.resolve(AdapterRef("acme", "style", 1)),
+            acme.history("acme", "style"),
+            acme.publish(header_for(lora_file("3")), [lora_file("3")]),
+            acme.promote(AdapterRef("acme", "style", 2)),
+            acme.delete_brand("bolt", confirm_name="bolt"),
+        ):
+            with pytest.raises(NotFound):
+                await asked
+        with pytest.raises(NotFound):
+            _ = [chunk async for chunk in acme.download("acme", header_for(lora_file("1")).digest)]
+        assert (await acme.list_brands()).items == ()
+        assert (await acme.list_adapters()).items == ()
+        await acme.put_brand(Brand("acme"), expected_version=0)
+        published = await acme.publish(header_for(lora_file("2")), [lora_file("2")])
+        assert (published.version.version, published.aliases) == (3, ("production",))
+        assert [version.version for version in (await acme.list_versions("acme", "style")).items] == [3]
+        with pytest.raises(NotFound):
+            await acme.resolve(AdapterRef("acme", "style", 2))
+        kinds = [event.kind for event in (await acme.history("acme", "style")).items]
+        assert kinds == [EventKind.PUBLISHED, EventKind.ERASED, EventKind.PUBLISHED, EventKind.PUBLISHED]
 
     async def test_a_brand_comes_back_as_it_was_put(self, registry: Registry) -> None:
         stored = await registry.put_brand(LOOK)
@@ -106,6 +147,20 @@ class RegistryContract:
         got = b"".join([piece async for piece in registry.download("acme", resolved.version.digest)])
         assert got == data
         assert progress[-1] == len(data)
+
+    async def test_of_a_request_nothing_is_held_before_it_is_published_and_all_of_it_afterwards(
+        self, registry: Registry
+    ) -> None:
+        data = lora_file()
+        for brand in ("acme", "bolt"):
+            await registry.put_brand(Brand(brand))
+            with pytest.raises(NotFound) as caught:
+                await registry.get_upload(brand, "r")
+            assert caught.value.reason == "UPLOAD_NOT_FOUND"
+        await registry.publish(header_for(data, request_id="r"), [data])
+        assert await registry.get_upload("acme", "r") == UploadState(len(data))
+        with pytest.raises(NotFound):
+            await registry.get_upload("bolt", "r")
 
     async def test_part_of_a_file_can_be_fetched(self, acme: Registry) -> None:
         data = lora_file("1")
@@ -365,3 +420,36 @@ class RegistryContract:
             with pytest.raises(LooksmithError) as caught:
                 await call
             assert caught.value.violations[0].field == "page_token"
+
+    # Watching
+
+    async def test_a_watch_tells_what_there_is_then_every_change_and_goes_on_from_a_cursor(
+        self, acme: Registry
+    ) -> None:
+        async with asyncio.timeout(5), aclosing(acme.watch()) as messages:
+            first, end = await anext(messages), await anext(messages)
+            assert (first, end) == (InSnapshot(await acme.get_adapter("acme", "style"), ""), SnapshotEnd(1, end.cursor))
+            await acme.yank("acme", "style", 1, force=True, reason="the old logo")
+            changed = await anext(messages)
+            assert isinstance(changed, Changed)
+            assert changed.adapter.withdrawn_versions == (1,)
+        await acme.promote(AdapterRef("acme", "style", 2))
+        async with asyncio.timeout(5), aclosing(acme.watch(cursor=changed.cursor)) as messages:
+            assert await anext(messages) == Changed(await acme.get_adapter("acme", "style"), ANY)
+
+    async def test_a_watch_tells_which_files_of_an_erased_brand_are_to_be_dropped(self, acme: Registry) -> None:
+        digests = {version.digest for version in (await acme.list_versions("acme", "style")).items}
+        async with asyncio.timeout(10), aclosing(acme.watch()) as messages:
+            while not isinstance(await anext(messages), SnapshotEnd):
+                pass
+            await acme.delete_brand("acme", confirm_name="acme")
+            while not isinstance(erased := await anext(messages), BrandErased):
+                pass
+        assert (erased.brand, set(erased.digests)) == ("acme", digests)
+
+    async def test_a_watch_of_one_brand_tells_of_no_other_and_one_of_no_name_is_refused(self, acme: Registry) -> None:
+        async with asyncio.timeout(5), aclosing(acme.watch("zenith")) as messages:
+            assert await anext(messages) == SnapshotEnd(0, ANY)
+        with pytest.raises(InvalidArgument) as caught:
+            await anext(acme.watch("Zenith"))
+        assert caught.value.violations[0].field == "brand"

@@ -158,15 +158,23 @@ CALLS: dict[str, Message] = {
     "PutBrand": brand_pb2.PutBrandRequest(brand=brand_pb2.Brand(name="acme")),
     "GetBrand": brand_pb2.GetBrandRequest(name="acme"),
     "ListBrands": brand_pb2.ListBrandsRequest(),
+    "CheckStore": registry_pb2.CheckStoreRequest(brand="acme"),
+    "CollectGarbage": registry_pb2.CollectGarbageRequest(),
     "DeleteBrand": brand_pb2.DeleteBrandRequest(name="acme", confirm_name="acme"),
 }
 #: Of brands that the caller may not read it just says nothing.
 SHOWS_LESS = {"ListBrands"}
+#: Not for a token of one brand.
+OF_ALL_BRANDS = {"CollectGarbage"}
 
 
 async def ask(channel: grpc.aio.Channel, method: str, request: Message) -> list[Any]:
     """The answers to a call, all of them where it streams."""
-    for stub in (registry_pb2_grpc.AdapterRegistryServiceStub(channel), brand_pb2_grpc.BrandServiceStub(channel)):
+    for stub in (
+        registry_pb2_grpc.AdapterRegistryServiceStub(channel),
+        registry_pb2_grpc.RegistryAdminServiceStub(channel),
+        brand_pb2_grpc.BrandServiceStub(channel),
+    ):
         if call := getattr(stub, method, None):
             if method == "PublishAdapter":
                 return [await call(iter([request]), timeout=5)]
@@ -197,7 +205,9 @@ def test_every_method_is_among_the_calls() -> None:
 async def test_every_call_asks_whose_it_is_and_another_brands_token_gets_nothing(
     store: InMemoryObjectStore, tmp_path: Path
 ) -> None:
-    tokens = tokens_file(tmp_path, ("of-acme", ALL, '["acme"]'), ("of-bolt", ALL, '["bolt"]'))
+    tokens = tokens_file(
+        tmp_path, ("of-acme", ALL, '["acme"]'), ("of-bolt", ALL, '["bolt"]'), ("of-all", ALL, '["*"]')
+    )
     async with serving(store, tokens) as dial:
         before = dict(store.objects)
         for method, request in CALLS.items():
@@ -205,15 +215,17 @@ async def test_every_call_asks_whose_it_is_and_another_brands_token_gets_nothing
             expected = None if method in SHOWS_LESS else grpc.StatusCode.PERMISSION_DENIED
             assert await refusal(dial("of-bolt"), method, request) is expected, method
         assert store.objects == before
-        for method, request in CALLS.items():
-            found = await refusal(dial("of-acme"), method, request)
-            assert found not in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}, method
         (listed,) = await ask(dial("of-bolt"), "ListBrands", CALLS["ListBrands"])
         assert [brand.name for brand in listed.brands] == ["bolt"]
         (all_adapters,) = await ask(dial("of-bolt"), "ListAdapters", registry_pb2.ListAdaptersRequest())
         assert not all_adapters.adapters
         (mine,) = await ask(dial("of-acme"), "ListAdapters", registry_pb2.ListAdaptersRequest())
         assert [adapter.name for adapter in mine.adapters] == ["style"]
+        for method in OF_ALL_BRANDS:
+            assert await refusal(dial("of-acme"), method, CALLS[method]) is grpc.StatusCode.PERMISSION_DENIED, method
+        for method, request in CALLS.items():
+            found = await refusal(dial("of-all" if method in OF_ALL_BRANDS else "of-acme"), method, request)
+            assert found not in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}, method
 
 
 async def test_a_token_of_one_brand_learns_and_changes_nothing_of_another_whatever_it_tries(

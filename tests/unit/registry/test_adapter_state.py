@@ -174,10 +174,18 @@ def test_a_yanked_version_is_refused_by_number_and_digest_too(state: AdapterStat
         assert caught.value.metadata == {"adapter": "acme/style@3"}
 
 
-@pytest.mark.parametrize("again", [{}, {"force": True}, {"replacement": 2}])
+@pytest.mark.parametrize("again", [{}, {"replacement": 2}])
 def test_yanking_twice_changes_nothing(state: AdapterState, again: dict[str, int]) -> None:
     once = after(state, yank(state, style(1), replacement=2, reason="bad"))
     assert yank(once, style(1), reason="worse", **again) is None  # type: ignore[arg-type]  # fields by name
+
+
+def test_only_force_withdraws_a_version_and_may_come_later(state: AdapterState) -> None:
+    once = after(state, yank(state, style(1), replacement=2, reason="bad"))
+    assert once.withdrawn() == ()
+    twice = after(once, yank(once, style(1), force=True, reason="worse"))
+    assert twice.withdrawn() == (1,)
+    assert yank(twice, style(1), force=True, reason="worse") is None
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -33,12 +34,60 @@ async def test_a_fresh_memory_answers_without_the_store() -> None:
     core = await a_core_with_brand(faulty, clock=clock, max_age_s=1)
     await publish(core, lora_file())
     asked = len(faulty.calls)
-    clock.seconds += 0.9
+    clock.seconds += 0.4
     await core.catalog.resolve(STYLE)
+    await asyncio.sleep(0.01)
     assert len(faulty.calls) == asked
-    clock.seconds += 0.1
+    clock.seconds += 0.7
     await core.catalog.resolve(STYLE)
     assert faulty.calls[asked:] == ["get"]
+
+
+async def test_a_memory_that_grows_old_is_renewed_before_anyone_has_to_wait_for_it() -> None:
+    inner, clock = InMemoryObjectStore(), Clock()
+    core = await a_core_with_brand(FaultyStore(inner), clock=clock, max_age_s=1)
+    await publish(core, lora_file("1"))
+    await publish(a_core(inner, seed=1), lora_file("2"), aliases=("production",))
+    clock.seconds += 0.6
+    inner.reachable = False  # a renewal that fails hurts nobody
+    assert (await core.catalog.resolve(STYLE)).version.version == 1
+    await asyncio.sleep(0.01)
+    inner.reachable = True
+    for _ in range(100):  # however many ask, one looks
+        assert (await core.catalog.resolve(STYLE)).version.version == 1
+    await asyncio.sleep(0.01)
+    assert (await core.catalog.resolve(STYLE)).version.version == 2
+
+
+async def test_ten_minutes_without_the_store_pass_without_one_failed_read() -> None:
+    store, clock = InMemoryObjectStore(), Clock()
+    core = await a_core_with_brand(store, clock=clock, max_age_s=1)
+    for note in ("1", "2"):
+        await publish(core, lora_file(note))
+    clock.seconds = 1000.0
+    confirmed = clock.wall()
+    await core.catalog.reconcile()
+    store.reachable = False
+    loops = [asyncio.create_task(core.feed.follow(core.catalog.refresh)), asyncio.create_task(core.collector.run(60))]
+    for second in range(1, 601):
+        clock.seconds = 1000.0 + second
+        await asyncio.sleep(0)
+        resolved = await core.catalog.resolve(AdapterRef("acme", "style", second % 2 + 1))
+        assert (resolved.version.version, resolved.stale_since) == (second % 2 + 1, confirmed)
+        assert (await core.brands.get("acme")).name == "acme"
+        assert len((await core.catalog.list_versions("acme", "style", 10, "")).items) == 2
+        assert [adapter.seq for adapter in await core.catalog.everything()] == [2]
+        if second % 100 == 0:
+            with pytest.raises(StoreUnavailable):
+                await publish(core, lora_file("3"))
+    store.reachable = True
+    clock.seconds += 2
+    assert (await core.catalog.resolve(STYLE)).stale_since is None
+    assert (await publish(core, lora_file("3"))).version.version == 3
+    assert not any(loop.done() for loop in loops)
+    for loop in loops:
+        loop.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
 
 
 async def test_a_replica_sees_what_another_wrote_once_its_memory_is_old() -> None:

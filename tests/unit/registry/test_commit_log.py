@@ -15,7 +15,9 @@ from tests.unit.registry.parts import Clock, FaultyStore, LostAnswer, surroundin
 
 # A log of words, whose state is all of them.
 WORDS: Schema[str, tuple[str, ...]] = Schema(
-    TypeAdapter(Record[str, tuple[str, ...]]), lambda state, word, _seq, _time: (*(state or ()), word)
+    TypeAdapter(Record[str, tuple[str, ...]]),
+    lambda state, word, _seq, _time: (*(state or ()), word),
+    without_text=lambda word, state: ("-" * len(word), tuple("-" * len(word) for word in state)),
 )
 WordLog = CommitLog[str, tuple[str, ...]]
 
@@ -50,6 +52,30 @@ async def test_another_replica_reads_what_was_written_and_what_comes_after() -> 
     await add(writer, "d")
     await reader.refresh()
     assert reader.seq == 4
+
+
+async def test_a_replica_that_starts_lists_a_log_once_and_reads_its_newest_record_alone() -> None:
+    store = InMemoryObjectStore()
+    writer = a_log(store)
+    for word in "abc":
+        await add(writer, word)
+    faulty = FaultyStore(store)
+    reader = a_log(faulty, seed=1)
+    await reader.refresh()
+    assert (reader.seq, faulty.calls) == (3, ["keys", "get"])
+
+
+@pytest.mark.parametrize("records", [1, 2, 3, 4, 5])
+async def test_the_newest_record_is_found_behind_any_number_of_others(
+    records: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit_log, "LISTED", 2)
+    store = InMemoryObjectStore()
+    writer, reader = a_log(store), a_log(store, seed=1)
+    for number in range(records):
+        await add(writer, str(number))
+    await reader.refresh()
+    assert reader.seq == records
 
 
 async def test_deciding_that_nothing_changes_writes_nothing() -> None:

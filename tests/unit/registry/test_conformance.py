@@ -349,15 +349,12 @@ async def test_a_write_waits_no_longer_than_its_caller_would(monkeypatch: pytest
     assert inner.objects == {}
 
 
-async def test_every_write_is_refused_on_a_dishonest_store_and_no_read(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    (path := tmp_path_factory.mktemp("files") / "file").write_bytes(b"-")
+async def test_every_write_is_refused_on_a_dishonest_store_and_no_read() -> None:
     inner = IgnoresTheCondition()
     inner.objects["p/k"] = b"0123"
     store = GatedStore(inner, around=surroundings())
     await learned(store)
-    for write in (store.create_if_absent("p/new", b"-"), store.put_file("p/k", path), store.delete("p/k")):
+    for write in (store.create_if_absent("p/new", b"-"), store.put("p/k", b"-"), store.delete("p/k")):
         with pytest.raises(StoreNotConforming, match="create-if-absent: a second creation"):
             await write
     assert inner.objects == {"p/k": b"0123"}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import sys
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import pytest
 
 from looksmith.errors import LooksmithError, error_from_rpc
+from looksmith.nouns import AdapterRef, Lineage
 from looksmith.v1 import adapter_pb2, brand_pb2, brand_pb2_grpc, registry_pb2_grpc
 from looksmith.v1 import registry_pb2 as pb
 from services.chassis.server import grpc_server
@@ -41,6 +46,9 @@ async def refused(call: grpc.aio.Call) -> LooksmithError:
 @pytest.mark.parametrize(
     ("method", "request_", "field"),
     [
+        ("GetUpload", pb.GetUploadRequest(request_id="r"), "brand"),
+        ("GetUpload", pb.GetUploadRequest(brand="b"), "request_id"),
+        ("GetUpload", pb.GetUploadRequest(brand="b", request_id="x" * 129), "request_id"),
         ("GetAdapter", pb.GetAdapterRequest(adapter="a"), "brand"),
         ("GetAdapter", pb.GetAdapterRequest(brand="b", adapter="../x"), "adapter"),
         ("ListAdapters", pb.ListAdaptersRequest(page_size=1001), "page_size"),
@@ -111,9 +119,18 @@ def header(**changes: object) -> pb.PublishAdapterRequest:
         ({"base_digest": "abc"}, "base_digest"),
         ({"request_id": "x" * 129}, "request_id"),
         ({"request_id": "a\nb"}, "request_id"),
+        ({"offset": 5}, "offset"),
         ({"aliases": ["fine", "7"]}, "aliases[1]"),
         ({"note": "x" * 2001}, "note"),
         ({"publisher": "x" * 257}, "publisher"),
+        ({"lineage": {"trigger_words": map(str, range(33))}}, "lineage.trigger_words"),
+        ({"lineage": {"trigger_words": ["ink", "x" * 129]}}, "lineage.trigger_words[1]"),
+        ({"lineage": {"trigger_words": [" "]}}, "lineage.trigger_words[0]"),
+        ({"lineage": {"trigger_words": ["a\nb"]}}, "lineage.trigger_words[0]"),
+        ({"lineage": {"clip_skip": 13}}, "lineage.clip_skip"),
+        ({"lineage": {"prediction_type": "velocity"}}, "lineage.prediction_type"),
+        ({"lineage": {"trained_from": "x" * 257}}, "lineage.trained_from"),
+        ({"lineage": {"trained_from": "\x1b[31m"}}, "lineage.trained_from"),
     ],
 )
 async def test_a_bad_header_is_refused_by_field(
@@ -122,6 +139,21 @@ async def test_a_bad_header_is_refused_by_field(
     stub = registry_pb2_grpc.AdapterRegistryServiceStub(channel)
     error = await refused(stub.PublishAdapter(iter([header(**changes)])))
     assert (error.code, error.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+
+
+async def test_the_lineage_that_the_command_is_told_is_stored_and_shown(tmp_path: Path) -> None:
+    core = await a_core_with_brand(InMemoryObjectStore())
+    (tmp_path / "look").write_bytes(DATA)
+    said = ("--trigger-word", "ink", "--trigger-word", "flat", "--clip-skip", "1", "--trained-from", "a base")
+    async with grpc_server(SETTINGS, apis(core)) as server:
+        command = ["publish", "acme/style", str(tmp_path / "look"), "--family", "tiny", "--registry", server.address]
+        argv = (str(Path(sys.executable).with_name("looksmith")), *command, *said)
+        process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+        told, _ = await process.communicate()
+    assert process.returncode == 0
+    assert "  trigger words ink, flat; clip skip 1; trained from a base\n" in told.decode()
+    stored = (await core.catalog.resolve(AdapterRef("acme", "style"))).version
+    assert stored.manifest.lineage == Lineage(("ink", "flat"), 1, "", "a base")
 
 
 @pytest.mark.parametrize("labels", [{str(i): "" for i in range(33)}, {"k" * 129: ""}, {"k": "v" * 129}])
@@ -156,18 +188,13 @@ async def test_messages_out_of_order_or_too_large_are_refused(
     assert (error.code, error.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, field)
 
 
-ADAPTERS, BRANDS = registry_pb2_grpc.AdapterRegistryServiceStub, brand_pb2_grpc.BrandServiceStub
-
-
-@pytest.mark.parametrize(
-    ("stub", "method", "request_"),
-    [
-        (ADAPTERS, "GetUpload", pb.GetUploadRequest()),
-        (BRANDS, "DeleteBrand", brand_pb2.DeleteBrandRequest()),
-    ],
-)
-async def test_what_is_not_in_this_release_says_so_by_name(
-    channel: grpc.aio.Channel, stub: Callable[[grpc.aio.Channel], object], method: str, request_: object
+async def test_a_chunk_that_is_not_what_its_checksum_tells_of_is_refused_with_its_place(
+    channel: grpc.aio.Channel,
 ) -> None:
-    error = await refused(getattr(stub(channel), method)(request_))
-    assert (error.code, error.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IN_THIS_RELEASE")
+    stub = registry_pb2_grpc.AdapterRegistryServiceStub(channel)
+    good = [pb.PublishAdapterRequest(chunk=part, crc32=zlib.crc32(part)) for part in (DATA[:100], DATA[100:])]
+    bad = pb.PublishAdapterRequest(chunk=DATA[100:], crc32=zlib.crc32(DATA[100:]) ^ 1)
+    error = await refused(stub.PublishAdapter(iter([header(), good[0], bad])))
+    assert (error.code, error.reason) == (grpc.StatusCode.DATA_LOSS, "CHUNK_CORRUPT")
+    assert error.metadata == {"offset": "100"}
+    assert (await stub.PublishAdapter(iter([header(), *good]))).version.version == 1

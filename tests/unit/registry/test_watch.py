@@ -191,10 +191,12 @@ async def test_two_hundred_reconnecting_watchers_of_two_replicas_miss_nothing() 
             return seen
 
         watching = [asyncio.create_task(watcher(number)) for number in range(20)]
-        for flip in range(60):
+        for flip in range(2000):
             move = await writer.catalog.promote(AdapterRef("acme", "style", flip % 2 + 1))
             last = move.seq
             await asyncio.sleep(0.005)
+            if reconnects >= 200:
+                break
         done.set()
         async with asyncio.timeout(30):
             assert set(await asyncio.gather(*watching)) == {last}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,44 @@ def test_least_recently_used_compiled_files_go_when_the_budget_is_spent(
     compiled(pool, file_of(base, tmp_path / "3", rank=32, seed=3), "3" * 64)
     assert names[1].exists()
     assert not names[2].exists()
+
+
+def test_nothing_is_left_of_what_is_forgotten(pool: CompilePool, base: Path, tmp_path: Path) -> None:
+    other = file_of(base, tmp_path / "other", seed=2)
+    compiled(pool, other, "b" * 64)
+    (others,) = kept(tmp_path)
+    file = file_of(base, tmp_path / "f")
+    for layouts in ({8: pool._target.layouts[8]}, dict(pool._target.layouts)):  # as a worker with other classes left it
+        pool._target = replace(pool._target, layouts=layouts)
+        compiled(pool, file)
+    assert len(kept(tmp_path)) == 3
+    pool.forget(DIGEST)
+    until_saved(pool)
+    assert kept(tmp_path) == [others]
+
+
+def test_what_is_forgotten_while_it_is_saved_is_not_kept(pool: CompilePool, base: Path, tmp_path: Path) -> None:
+    adapter = pool.compile(file_of(base, tmp_path / "f"), DIGEST)
+    assert not isinstance(adapter, str), adapter
+    pool.keep(DIGEST, adapter)
+    pool.forget(DIGEST)
+    until_saved(pool)
+    assert list((tmp_path / "compiled").iterdir()) == []
+
+
+def test_helper_lets_go_of_a_planned_file_that_is_forgotten(pool: CompilePool, base: Path, tmp_path: Path) -> None:
+    file = file_of(base, tmp_path / "f")
+    pool.form(file, DIGEST)
+    helper = Path(f"/proc/{pool._helper.submit(os.getpid).result(30)}/fd")
+
+    def opened() -> list[str]:
+        return [target for fd in helper.iterdir() if (target := str(fd.readlink())).startswith(str(file))]
+
+    assert opened() == [str(file)]
+    file.unlink()
+    pool.forget(DIGEST)
+    until_saved(pool)
+    assert opened() == []
 
 
 def test_an_adapter_beyond_the_bank_is_named(pool: CompilePool, base: Path, tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.gpu_worker.engine.bank_engine import BankEngine
 from services.gpu_worker.engine.fake import FakeEngine
 from services.gpu_worker.engine.protocol import (
     AdapterNotPlaced,
@@ -162,6 +165,54 @@ def test_stopped_job_does_nothing_more_and_the_next_one_is_painted(engine: Engin
     assert picture(engine, job()) == expected
 
 
+def test_job_that_lacks_no_picture_ends(engine: Engine) -> None:
+    """As of a caller who holds them all, and lost the connection before the end was told."""
+    events = run(engine, job(images=()))
+    assert [event.stage for event in events if isinstance(event, StageDone)] == [Stage.BIND, Stage.PROMPT_ENCODE]
+    assert isinstance(events[-1], JobDone)
+    assert picture(engine, job())
+
+
+def painted(events: list[Event]) -> list[int]:
+    return [event.image for event in events if isinstance(event, ImageReady)]
+
+
+def test_curtailed_job_finishes_what_has_begun_and_nothing_else(engine: Engine) -> None:
+    expected = picture(engine, job(reproducible=True))
+    engine.start(job(images=tuple(ImageTask(i, 7) for i in range(9)), steps=2, reproducible=True))
+    events: list[Event] = []
+    while not any(isinstance(event, StepDone) for event in events):
+        events += engine.tick()
+    assert engine.curtail("j1")
+    begun = {event.image for event in events if isinstance(event, StepDone)}
+    assert len(begun) < 9
+    events += rest(engine)
+    assert set(painted(events)) == begun
+    assert isinstance(events[-1], JobDone)
+    assert {e.pixels.rgb for e in events if isinstance(e, ImageReady)} == {expected}
+    assert picture(engine, job(reproducible=True)) == expected, "and the next job is painted"
+
+
+def test_curtailed_job_of_which_nothing_has_begun_waits_for_nothing(engine: Engine) -> None:
+    assert not engine.curtail("j1"), "it was never here"
+    engine.start(job())
+    assert not engine.curtail("j1")
+    engine.stop("j1")
+    assert rest(engine) == []
+    assert painted(run(engine, job())) == [0]
+    assert not engine.curtail("j1"), "it has ended"
+
+
+def test_curtailed_job_between_two_pictures_waits_for_nothing(engine: Engine) -> None:
+    engine.start(job(images=tuple(ImageTask(i, i) for i in range(9)), steps=1))
+    events: list[Event] = []
+    while not painted(events):
+        events += engine.tick()
+    assert not engine.curtail("j1")
+    engine.stop("j1")
+    assert rest(engine) == []
+
+
 def test_job_whose_adapter_is_not_placed_is_refused(engine: Engine, files: dict[str, Path]) -> None:
     with pytest.raises(AdapterNotPlaced):
         engine.start(job(A))
@@ -176,6 +227,33 @@ def test_host_form_takes_as_many_bytes_as_were_foretold(engine: Engine, files: d
     assert adapter.digest == A
     assert 0 < adapter.size_bytes <= engine.host_size(files[A], A)
     assert adapter.kind in engine.places
+
+
+def test_nothing_that_was_kept_of_an_adapter_outlives_it(
+    engine: Engine, files: dict[str, Path], tmp_path: Path
+) -> None:
+    engine.keep(engine.read(files[A], A))
+    if isinstance(engine, BankEngine):
+        eventually(lambda: any((tmp_path / "compiled").glob("*.compiled")))
+    files[A].unlink()
+    engine.forget(A)
+
+    def unknown() -> bool:
+        try:
+            engine.host_size(files[A], A)
+        except FileNotFoundError:
+            return True
+        return False
+
+    eventually(unknown)
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Waits, at most 30 seconds, until a condition holds."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_each_adapter_weight_and_mix_paints_its_own_picture(engine: Engine, files: dict[str, Path]) -> None:

@@ -53,6 +53,17 @@ def test_a_good_peft_folder_is_described_as_json(tmp_path: Path) -> None:
     assert [warning["code"] for warning in document["warnings"]] == ["W_BASE_UNKNOWN"]
 
 
+def test_what_a_file_says_of_its_training_is_told(write: Callable[..., Path]) -> None:
+    said = {"ss_clip_skip": "2", "ss_sd_model_name": "/home/ann/base.ckpt", "modelspec.trigger_phrase": "acme, ink"}
+    file = write(safetensors(diffusers(STUDIO, {ADAPTED: 2}), said))
+    told = looksmith("publish", "--check", file).stdout
+    assert "  lineage     trigger words acme, ink; clip skip 1; trained from base.ckpt\n" in told
+    lineage = json.loads(looksmith("publish", "--check", file, "--json").stdout)["lineage"]
+    assert lineage == {
+        "trigger_words": ["acme", "ink"], "clip_skip": 1, "prediction_type": "", "trained_from": "base.ckpt",
+    }  # fmt: skip
+
+
 def test_the_family_decides(write: Callable[..., Path]) -> None:
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     file = write(safetensors(diffusers(SDXL, {name: 2})))

@@ -19,8 +19,8 @@ import numpy as np
 from looksmith.lora import Code, packaged_table
 from tests.unit.looksmith.lora.lora_files import Tensor, described, diffusers, framed, kohya, peft, safetensors, tensor
 
-TABLES = {family: packaged_table(family) for family in ("studio", "sd15", "sdxl")}
-STUDIO, SD15, SDXL = TABLES.values()
+TABLES = {family: packaged_table(family) for family in ("studio", "sd15", "sd2", "sdxl")}
+STUDIO, SDXL = TABLES["studio"], TABLES["sdxl"]
 
 TO_Q = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
 TO_K = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -514,6 +514,21 @@ _FOR_OTHERS: Mapping[str, Mapping[Code, Mapping[str, bytes]]] = {
             ),
         },
         Code.E_SHAPE: {"studio LoRA for sd15": flat_pair(FLAT, (2, 128), (128, 2))},
+    },
+    "sd2": {
+        Code.E_BASE: {
+            "SD 1 LoRA for sd2": shaped((2, 768), (1280, 2), TO_K),
+            "SDXL LoRA for sd2": shaped((2, 2048), (1280, 2), TO_K),
+        },
+        Code.E_MODULE: {
+            "OpenCLIP's last layer, which SD 2 leaves out": flat_pair(
+                "lora_te_text_model_encoder_layers_23_mlp_fc1", (2, 1024), (4096, 2)
+            ),
+        },
+        Code.E_SHAPE: {
+            "SD 1's projection for sd2": shaped((2, 320, 1, 1), (320, 2, 1, 1), "down_blocks.0.attentions.0.proj_in"),
+            "SD 1's encoder for sd2": flat_pair("lora_te_text_model_encoder_layers_0_mlp_fc1", (2, 768), (3072, 2)),
+        },
     },
     "sdxl": {
         Code.E_BASE: {"SD 1 LoRA for sdxl": shaped((2, 768), (1280, 2), TO_K)},
