@@ -776,6 +776,7 @@ class RollbackAdapterRequest(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     ALIAS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     brand: _builtins.str
     """Name of the brand. Required."""
     adapter: _builtins.str
@@ -784,6 +785,10 @@ class RollbackAdapterRequest(_message.Message):
     """Name of the alias. Empty: "production"."""
     reason: _builtins.str
     """Why, for the history."""
+    expected_version: _builtins.int
+    """Version that the alias must name now, so that a repeated call does not move it forward again; ABORTED (ALIAS_MOVED)
+    if it names another. Unset: whatever it names.
+    """
     def __init__(
         self,
         *,
@@ -791,12 +796,15 @@ class RollbackAdapterRequest(_message.Message):
         adapter: _builtins.str = ...,
         alias: _builtins.str = ...,
         reason: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "alias", b"alias", "brand", b"brand", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "adapter", b"adapter", "alias", b"alias", "brand", b"brand", "expected_version", b"expected_version", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
 
 Global___RollbackAdapterRequest: _TypeAlias = RollbackAdapterRequest  # noqa: Y015
 

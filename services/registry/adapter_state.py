@@ -307,17 +307,22 @@ def alias_move(
     return None if version == now else AliasSet(alias, version, now, reason)
 
 
-def alias_rollback(state: AdapterState, brand: str, adapter: str, alias: str, *, reason: str = "") -> AliasSet:
+def alias_rollback(
+    state: AdapterState, brand: str, adapter: str, alias: str, *, expected: int | None = None, reason: str = ""
+) -> AliasSet:
     """The event that makes an alias name what it named before its last move.
 
     Raises:
         AliasNotFound: there is no such alias.
+        AliasMoved: it does not name the expected version.
         NothingToRollBack: it has never moved.
         AdapterYanked: what it named before was yanked.
     """
     if alias not in state.aliases:
         raise AliasNotFound(brand, adapter, alias, known=state.aliases)
     stored = state.aliases[alias]
+    if expected is not None and expected != stored.version:
+        raise AliasMoved(alias, expected=expected, found=stored.version)
     if not stored.previous_version:
         raise NothingToRollBack(alias)
     back = pick_served(state, AdapterRef(brand, adapter, stored.previous_version)).version.version

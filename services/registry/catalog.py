@@ -151,15 +151,26 @@ class Catalog:
         """set_alias of "production"."""
         return await self.set_alias(PRODUCTION, ref, expected_version=expected_version, reason=reason)
 
-    async def rollback(self, brand: str, adapter: str, alias: str = PRODUCTION, *, reason: str = "") -> AliasMove:
+    async def rollback(
+        self,
+        brand: str,
+        adapter: str,
+        alias: str = PRODUCTION,
+        *,
+        expected_version: int | None = None,
+        reason: str = "",
+    ) -> AliasMove:
         """Makes an alias name what it named before its last move; twice is back where it was.
 
         Raises:
-            AdapterNotFound, AliasNotFound, NothingToRollBack, AdapterYanked: as they say.
+            AdapterNotFound, AliasNotFound, AliasMoved, NothingToRollBack, AdapterYanked: as they say.
             StoreUnavailable, OutcomeUnknown, LogContended: as CommitLog.commit.
         """
         return await self._move(
-            brand, adapter, alias, lambda state: alias_rollback(state, brand, adapter, alias, reason=reason)
+            brand,
+            adapter,
+            alias,
+            lambda state: alias_rollback(state, brand, adapter, alias, expected=expected_version, reason=reason),
         )
 
     async def yank(self, target: AdapterRef, *, reason: str, replacement: int = 0, force: bool = False) -> Yanked:

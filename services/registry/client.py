@@ -222,10 +222,13 @@ class RegistryClient:
         adapter: str,
         *,
         alias: str = PRODUCTION,
+        expected_version: int | None = None,
         reason: str = "",
         deadline_s: float = RECORD_DEADLINE_S,
     ) -> AliasMove:
-        request = pb.RollbackAdapterRequest(brand=brand, adapter=adapter, alias=alias, reason=reason)
+        request = pb.RollbackAdapterRequest(
+            brand=brand, adapter=adapter, alias=alias, expected_version=expected_version, reason=reason
+        )
         with _errors_as_raised():
             return move_from_pb(await self._adapters.RollbackAdapter(request, timeout=deadline_s))
 

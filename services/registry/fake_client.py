@@ -163,9 +163,16 @@ class FakeRegistryClient:
         return await self._catalog.promote(ref, expected_version=expected_version, reason=reason)
 
     async def rollback(
-        self, brand: str, adapter: str, *, alias: str = PRODUCTION, reason: str = "", deadline_s: float = 0
+        self,
+        brand: str,
+        adapter: str,
+        *,
+        alias: str = PRODUCTION,
+        expected_version: int | None = None,
+        reason: str = "",
+        deadline_s: float = 0,
     ) -> AliasMove:
-        return await self._catalog.rollback(brand, adapter, alias, reason=reason)
+        return await self._catalog.rollback(brand, adapter, alias, expected_version=expected_version, reason=reason)
 
     async def yank(
         self,

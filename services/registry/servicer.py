@@ -141,7 +141,7 @@ class AdapterRegistryServicer(registry_pb2_grpc.AdapterRegistryServiceServicer):
             alias, reason = check_alias("alias", request.alias or PRODUCTION), check_text("reason", request.reason)
             name = _names(request)
         access.check(self._to_move(alias), request.brand)
-        move = await self._catalog.rollback(*name, alias, reason=reason)
+        move = await self._catalog.rollback(*name, alias, expected_version=_expected(request), reason=reason)
         return pb.RollbackAdapterResponse(
             alias=convert.alias_to_pb(move.alias), previous_version=move.previous_version, seq=move.seq
         )
@@ -248,5 +248,7 @@ def _names(
     return check_name("brand", request.brand), check_name("adapter", request.adapter)
 
 
-def _expected(request: pb.SetAliasRequest | pb.PromoteAdapterRequest | brand_pb2.PutBrandRequest) -> int | None:
+def _expected(
+    request: pb.SetAliasRequest | pb.PromoteAdapterRequest | pb.RollbackAdapterRequest | brand_pb2.PutBrandRequest,
+) -> int | None:
     return request.expected_version if request.HasField("expected_version") else None

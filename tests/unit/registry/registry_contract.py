@@ -234,7 +234,10 @@ class RegistryContract:
         promoted = await acme.promote(AdapterRef("acme", "style", 2), expected_version=1, reason="better")
         assert (promoted.alias.version, promoted.previous_version, promoted.seq) == (2, 1, 3)
         assert (await acme.resolve(STYLE, min_seq=promoted.seq)).version.version == 2
-        back = await acme.rollback("acme", "style", reason="worse")
+        with pytest.raises(Aborted) as moved:
+            await acme.rollback("acme", "style", expected_version=1)
+        assert moved.value.reason == "ALIAS_MOVED"
+        back = await acme.rollback("acme", "style", expected_version=2, reason="worse")
         assert (back.alias.name, back.alias.version, back.previous_version, back.seq) == ("production", 1, 2, 4)
         assert (await acme.resolve(STYLE)).version.version == 1
 
