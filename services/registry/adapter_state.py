@@ -332,7 +332,7 @@ def alias_rollback(
 def yank(
     state: AdapterState, target: AdapterRef, *, replacement: int = 0, force: bool = False, reason: str
 ) -> VersionYanked | None:
-    """The event that withdraws a version; None: it is withdrawn, and no alias is to move.
+    """The event that yanks a version; None: it is yanked already, and no alias is to move.
 
     Args:
         state: of the adapter.
@@ -352,7 +352,7 @@ def yank(
     stored = pick(state, target)
     number, named_by = stored.version.version, state.aliases_of(stored.version.version)
     if replacement == number:
-        raise InvalidField("replacement", "must be another version than the one that is withdrawn")
+        raise InvalidField("replacement", "must be another version than the one that is yanked")
     if stored.is_yanked and not (replacement and named_by) and (stored.withdrawn or not force):
         return None
     if replacement > len(state.versions) or (replacement and state.versions[replacement - 1].is_erased):

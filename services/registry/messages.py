@@ -151,7 +151,7 @@ class AliasMove:
 
 @dataclass(frozen=True)
 class Yanked:
-    """A version that was withdrawn, and the record of the log that says so."""
+    """A version that was yanked, and the record of the log that says so."""
 
     version: AdapterVersion
     seq: int
