@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,20 +120,32 @@ def tracing(span_names: Mapping[str, str]) -> Layer:
     return layer
 
 
-@asynccontextmanager
-async def logging(call: Call) -> AsyncIterator[None]:
-    """One line a call, with what the handler bound to it, and its time in a histogram."""
-    structlog.contextvars.clear_contextvars()
-    try:
-        yield
-    finally:
-        seconds = time.perf_counter() - call.started
-        method = call.method.rpartition("/")[2]
-        call_seconds.record(seconds, {"method": method, "status": call.code.name})
-        fields = {"method": method, "status": call.code.name, "seconds": round(seconds, 4)}
-        if call.reason:
-            fields["reason"] = call.reason
-        (log.info if call.code is grpc.StatusCode.OK else log.warning)("call.done", **fields)
+def logging(quiet: Collection[str] = ()) -> Layer:
+    """One line a call, with what the handler bound to it, and its time in a histogram.
+
+    Of ``quiet`` methods, those that went well are only worth a line to who looks for faults.
+    """
+
+    @asynccontextmanager
+    async def layer(call: Call) -> AsyncIterator[None]:
+        structlog.contextvars.clear_contextvars()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - call.started
+            method = call.method.rpartition("/")[2]
+            call_seconds.record(seconds, {"method": method, "status": call.code.name})
+            fields = {"method": method, "status": call.code.name, "seconds": round(seconds, 4)}
+            if call.reason:
+                fields["reason"] = call.reason
+            if call.code is not grpc.StatusCode.OK:
+                log.warning("call.done", **fields)
+            elif method in quiet:
+                log.debug("call.done", **fields)
+            else:
+                log.info("call.done", **fields)
+
+    return layer
 
 
 @asynccontextmanager

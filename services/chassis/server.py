@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -64,6 +64,7 @@ async def grpc_server(
     *,
     span_names: Mapping[str, str] | None = None,
     layers: Sequence[Layer] = (),
+    quiet: Collection[str] = (),
 ) -> AsyncIterator[RunningServer]:
     """A server that listens from entry to exit. On exit health turns NOT_SERVING, running calls get their grace.
 
@@ -72,12 +73,14 @@ async def grpc_server(
         apis: what to serve.
         span_names: better names for the spans of some methods.
         layers: what else happens around every call, innermost; what they raise is answered like all else.
+        quiet: methods that are called so often that a line in the log costs as much as the answer; those that go well
+            get theirs at the level "debug".
 
     Raises:
         CannotStart: the address can't be listened on.
     """
     server = grpc.aio.server(
-        interceptors=[LayeredInterceptor(tracing(span_names or {}), logging, answering, *layers)],
+        interceptors=[LayeredInterceptor(tracing(span_names or {}), logging(quiet), answering, *layers)],
         options=CHANNEL_OPTIONS,
     )
     for api in apis:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -62,10 +63,12 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 
 
 @asynccontextmanager
-async def painting(painter: Painter) -> AsyncIterator[rpc.ImageGenerationServiceAsyncStub]:
+async def painting(
+    painter: Painter, *, quiet: Collection[str] = ()
+) -> AsyncIterator[rpc.ImageGenerationServiceAsyncStub]:
     api = ServedApi(NAME, lambda server: rpc.add_ImageGenerationServiceServicer_to_server(painter, server))
     async with (
-        grpc_server(Settings(), [api], span_names={METHOD: "looksmith.generate"}) as server,
+        grpc_server(Settings(), [api], span_names={METHOD: "looksmith.generate"}, quiet=quiet) as server,
         grpc.aio.insecure_channel(server.address) as channel,
     ):
         yield rpc.ImageGenerationServiceStub(channel)
@@ -99,6 +102,20 @@ async def test_bug_answers_internal_and_hides_its_words(spans: InMemorySpanExpor
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in str(caught.value.details())
     assert any(line["event"] == "call.failed" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("quiet", "prompt", "level"),
+    [((), "fine", "info"), (("Generate",), "fine", "debug"), (("Generate",), "refuse", "warning")],
+)
+async def test_each_call_is_one_line_and_only_good_ones_of_quiet_methods_are_held_back(
+    quiet: tuple[str, ...], prompt: str, level: str
+) -> None:
+    async with painting(Painter(), quiet=quiet) as stub:
+        with structlog.testing.capture_logs() as lines, contextlib.suppress(grpc.aio.AioRpcError):
+            [_ async for _ in stub.Generate(pb.GenerateRequest(prompt=prompt))]
+    (line,) = [line for line in lines if line["event"] == "call.done"]
+    assert line["log_level"] == level
 
 
 async def test_success_is_one_span_under_the_caller_s_trace(spans: InMemorySpanExporter) -> None:

@@ -205,9 +205,7 @@ def test_every_method_is_among_the_calls() -> None:
 async def test_every_call_asks_whose_it_is_and_another_brands_token_gets_nothing(
     store: InMemoryObjectStore, tmp_path: Path
 ) -> None:
-    tokens = tokens_file(
-        tmp_path, ("of-acme", ALL, '["acme"]'), ("of-bolt", ALL, '["bolt"]'), ("of-all", ALL, '["*"]')
-    )
+    tokens = tokens_file(tmp_path, ("of-acme", ALL, '["acme"]'), ("of-bolt", ALL, '["bolt"]'), ("of-all", ALL, '["*"]'))
     async with serving(store, tokens) as dial:
         before = dict(store.objects)
         for method, request in CALLS.items():
