@@ -157,7 +157,7 @@ class AdapterYanked(FailedPrecondition):
     def __init__(self, version: AdapterVersion, *, named_by: str = "", field: str = "") -> None:
         name = f"{version.brand}/{version.adapter}@{version.version}"
         what = f", which {named_by!r} names," if named_by else ""
-        message = f"{name}{what} was yanked; ListAdapterVersions tells those that are ready"
+        message = f"{name}{what} was withdrawn; ListAdapterVersions tells those that are ready"
         super().__init__(message, metadata={"adapter": name}, violations=_violation(field, message, self.reason))
 
 
