@@ -144,16 +144,16 @@ def derived_seed(request_id: str) -> int:
     return int.from_bytes(hashlib.sha256(b"seed\0" + request_id.encode()).digest()[:8])
 
 
-def content_digest(request: PaintRequest, *, seed: int, adapters: Sequence[PinnedAdapter]) -> str:
+def content_digest(request: PaintRequest, *, seed: int, adapters: Sequence[PinnedAdapter], recipe: str) -> str:
     """Identity of what a request id stands for.
 
-    Leaves out what may change between tries: images_done, progress, previews and omit_image_bytes. A seed or version
-    that is spelled out counts the same as the one the id was pinned to.
+    Leaves out what may change between tries: images_done, progress, previews and omit_image_bytes. A seed, version or
+    recipe that is spelled out counts the same as the one the id was pinned to.
     """
-    kept = asdict(request)
-    for name in ("images_done", "report_steps", "preview_every", "omit_image_bytes", "pinned", "adapters"):
-        del kept[name]
-    kept |= {"seed": seed, "pinned_adapters": [asdict(a) for a in adapters]}
+    may_change = {"images_done", "report_steps", "preview_every", "omit_image_bytes", "pinned"}
+    settled = {"adapters", "no_adapters", "recipe", "seed"}
+    kept = {name: value for name, value in asdict(request).items() if name not in may_change | settled}
+    kept |= {"seed": seed, "recipe": recipe, "pinned_adapters": [asdict(a) for a in adapters]}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

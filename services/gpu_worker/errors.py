@@ -2,7 +2,7 @@
 
 NotFound            RecipeNotServed, BrandGone
 ResourceExhausted   WorkerFull, DiskCacheFull
-Unavailable         WorkerDraining
+Unavailable         WorkerDraining, RegistryLost
 FailedPrecondition  AdapterUnusable
 DataLoss            DigestMismatch
 AlreadyExists       RequestIdReused
@@ -22,6 +22,11 @@ from looksmith.errors import (
     ResourceExhausted,
     Unavailable,
 )
+
+#: Seconds that a job takes, more or less: then one that uses an adapter has ended, or another worker has joined.
+_JOB_S = 1.0
+#: Seconds that a channel waits at most before it dials a registry anew (services.chassis.channel).
+_REDIAL_S = 1.0
 
 
 class RecipeNotServed(NotFound):
@@ -52,14 +57,26 @@ class WorkerDraining(Unavailable):
     reason = "WORKER_DRAINING"
 
     def __init__(self, worker: str) -> None:
-        super().__init__(f"worker {worker} finishes its jobs and takes no more", retry_after_s=1.0)
+        super().__init__(f"worker {worker} finishes its jobs and takes no more", retry_after_s=_JOB_S)
+
+
+class RegistryLost(Unavailable):
+    """An adapter that is not here can't be fetched; what is here is painted."""
+
+    reason = "REGISTRY_LOST"
+
+    def __init__(self, details: str) -> None:
+        super().__init__(f"the registry is out of reach of this worker: {details}", retry_after_s=_REDIAL_S)
 
 
 class DiskCacheFull(ResourceExhausted):
     reason = "DISK_CACHE_FULL"
 
     def __init__(self, digest: str, limit: int) -> None:
-        super().__init__(f"adapter {digest[:12]} does not fit beside those in use into {limit} bytes of disk cache")
+        super().__init__(
+            f"adapter {digest[:12]} does not fit beside those in use into {limit} bytes of disk cache",
+            retry_after_s=_JOB_S,
+        )
 
 
 class AdapterUnusable(FailedPrecondition):

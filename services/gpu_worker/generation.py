@@ -144,7 +144,9 @@ class Generation:
             RequestIdReused: the earlier request under this id had other content.
         """
         identity = settled.request.request_id
-        content = content_digest(settled.request, seed=settled.seed, adapters=settled.adapters)
+        content = content_digest(
+            settled.request, seed=settled.seed, adapters=settled.adapters, recipe=settled.recipe.name
+        )
         current = _Try(content, settled, painting)
         if earlier := self._tries.get(identity):
             if earlier.content != current.content:

@@ -14,13 +14,14 @@ from functools import partial
 
 import structlog
 
+from looksmith.errors import Unavailable
 from looksmith.lora import LoraError
 from looksmith.nouns import Tier
 from services.gpu_worker.clock import Clock
 from services.gpu_worker.disk_cache import DiskCache
 from services.gpu_worker.engine.protocol import AdapterBroken, HostAdapter, Stage
 from services.gpu_worker.engine_thread import EngineThread
-from services.gpu_worker.errors import AdapterUnusable
+from services.gpu_worker.errors import AdapterUnusable, RegistryLost
 from services.gpu_worker.lease import Lease
 from services.gpu_worker.ports import AdapterFiles
 from services.gpu_worker.single_flight import SingleFlight
@@ -262,8 +263,13 @@ class AdapterTiers:
                         self._host_sizes[digest] = await asyncio.to_thread(measure, self._disk.path(digest), digest)
 
     async def _fetch(self, brand: str, digest: str) -> int:
-        with self._disk.pinned(digest):
-            fetched = await self._disk.write(digest, self._registry.download(brand, digest))
+        try:
+            with self._disk.pinned(digest):
+                fetched = await self._disk.write(digest, self._registry.download(brand, digest))
+        except Unavailable as error:
+            if error.reason == Unavailable.reason:  # said by gRPC: callers would take it for the loss of this worker
+                raise RegistryLost(error.message) from None
+            raise
         log.info("adapter.fetched", brand=brand, digest=digest, bytes=fetched)
         return fetched
 

@@ -13,10 +13,10 @@ from datetime import datetime
 
 from opentelemetry import trace
 
-from looksmith.errors import InvalidField, Unavailable
+from looksmith.errors import InvalidField
 from looksmith.nouns import AdapterUse, Brand, Resolved
 from services.chassis.painting import PaintRequest, RecipeFacts, Settled, content_digest, settle
-from services.router.errors import NoWorker, RecipeAmbiguous, RecipeNotFound, RegistryLost
+from services.router.errors import NoWorker, RecipeAmbiguous, RecipeNotFound
 from services.router.fleet import Fleet, FleetSnapshot
 from services.router.ports import Registry
 from services.router.request_memory import Remembered, RequestMemory, Try
@@ -52,13 +52,8 @@ class Admission:
         """
         with tracer.start_as_current_span("admit", record_exception=False) as span:
             remembered = self._memory.recall(request.request_id)
-            try:
-                settled, resolved = await self._settle(request, remembered)
-            except Unavailable as error:
-                if error.reason == Unavailable.reason:  # said by gRPC, not by the registry
-                    raise RegistryLost(error.message) from None
-                raise
-            content = content_digest(request, seed=settled.seed, adapters=settled.adapters)
+            settled, resolved = await self._settle(request, remembered)
+            content = content_digest(request, seed=settled.seed, adapters=settled.adapters, recipe=settled.recipe.name)
             settled, this_try = self._memory.begin(settled, resolved, content)
             span.set_attributes(
                 {
@@ -69,6 +64,10 @@ class Admission:
             )
             stale = [answer.stale_since for answer in resolved.values() if answer.stale_since]
             return Admitted(settled, this_try, min(stale, default=None))
+
+    def ended(self, admitted: Admitted) -> None:
+        """Frees the id of a request that is over before any worker has accepted it."""
+        self._memory.give_back(admitted.settled.request.request_id, admitted.this_try)
 
     async def preview(self, request: PaintRequest) -> Settled:
         """Settles a request that nobody will paint; remembers nothing. Raises as ``admit``."""
@@ -81,7 +80,9 @@ class Admission:
         if request.pinned:
             raise InvalidField("pinned", "is set by routers, never by callers")
         brand = await self._registry.get_brand(request.brand)
-        recipe = find_recipe(request.recipe or brand.recipe or self._default_recipe, self._fleet.snapshot())
+        known = remembered.settled.recipe.name if remembered else ""
+        name = request.recipe or known or brand.recipe or self._default_recipe
+        recipe = find_recipe(name, self._fleet.snapshot())
         resolved = await self._resolve(brand, request.uses(brand), remembered)
         return settle(request, brand=brand, resolved=resolved, recipe=recipe), resolved
 

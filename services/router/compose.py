@@ -19,6 +19,7 @@ from services.router.fleet import Fleet
 from services.router.generate import Generation
 from services.router.ports import Registry
 from services.router.request_memory import RequestMemory
+from services.router.resolutions import RememberingRegistry
 from services.router.servicer import FleetServicer, ImageGenerationServicer
 from services.router.sessions import Sessions
 from services.router.settings import RouterSettings
@@ -37,7 +38,8 @@ async def router(
         if registry is None:
             channel = open_channel(settings.registry, token=settings.registry_token.get_secret_value())
             registry = RegistryClient(await stack.enter_async_context(channel))
-        fleet = Fleet(router=settings.name, lease_s=settings.lease_s, clock=clock, now=lambda: datetime.now(UTC))
+        registry = RememberingRegistry(registry=registry, clock=clock, now=_now)
+        fleet = Fleet(router=settings.name, lease_s=settings.lease_s, clock=clock, now=_now)
         memory = RequestMemory(clock=clock)
         admission = Admission(registry=registry, fleet=fleet, memory=memory, default_recipe=settings.default_recipe)
         dispatcher = Dispatcher(
@@ -63,3 +65,7 @@ async def router(
         server = await stack.enter_async_context(grpc_server(settings, apis, span_names=span_names))
         stack.callback(sessions.stop)  # first of all on the way out, so that sessions don't use up the server's grace
         yield server
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

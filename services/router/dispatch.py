@@ -27,7 +27,7 @@ from services.chassis.painting import Pinned, Settled
 from services.chassis.painting_events import Accepted, ImageRestarted, Placed
 from services.router import metrics
 from services.router.admission import Admitted
-from services.router.errors import NoWorker, RequestSuperseded
+from services.router.errors import NoWorker, RequestSuperseded, WorkerLost
 from services.router.events import Kind, LastEvent, RouterEvent, WorkerEvent
 from services.router.fleet import Booking, Fleet
 from services.router.placement import Job, Placement, place
@@ -138,6 +138,7 @@ class Dispatcher:
                     async with self._call(berth, progress, span) as call:
                         this_try.stop = lambda: _stop(call, berth.booking)
                         async for event in call:
+                            this_try.accepted = True  # one that refuses says nothing before
                             if event.kind in {Kind.ACCEPTED, Kind.PLACED}:
                                 continue  # the router has said these
                             progress.note(event)
@@ -192,7 +193,8 @@ class Dispatcher:
     def _note_failure(self, failure: AttemptFailed, progress: Progress) -> None:
         worker, error = failure.worker, failure.error
         log.warning("attempt.failed", worker=worker, reason=error.reason, message=error.message)
-        if not isinstance(error, ResourceExhausted):  # it is busy, not broken
+        # Whoever is busy, leaves, or waits for the registry is not broken.
+        if isinstance(error, WorkerLost) or not isinstance(error, ResourceExhausted | Unavailable):
             self._fleet.failed(worker)
         if len(progress.failed) == self._max_redispatches:
             raise error

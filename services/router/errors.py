@@ -14,10 +14,10 @@ LooksmithError
 │   └── WorkerReplaced         another session under the same name took over
 ├── DeadlineExceeded
 │   └── LeaseExpired
-├── Unavailable
+├── Unavailable                each says when to come back
 │   ├── NoWorker
 │   ├── WorkerLost             the connection to it broke, or it never stood
-│   ├── RegistryLost           likewise
+│   ├── RegistryLost           likewise, and nothing is remembered of what it was asked
 │   └── RouterStopping
 └── Unimplemented
     └── NotInThisRelease
@@ -37,6 +37,14 @@ from looksmith.errors import (
     Unavailable,
     Unimplemented,
 )
+
+#: Seconds: a worker that lost this router tries again in 0.2 to 5 s, the first times within half a second.
+_WORKERS_REJOIN_S = 2.0
+#: Seconds: a worker whose connection broke has left the fleet by then, and others take its work over.
+_WORKERS_TAKE_OVER_S = 0.5
+#: Seconds for which a router that has just asked the registry in vain does not ask again, and a channel waits at most
+#: before it dials anew (services.chassis.channel).
+REGISTRY_AGAIN_S = 1.0
 
 
 class SessionOutOfOrder(InvalidArgument):
@@ -98,23 +106,32 @@ class LeaseExpired(DeadlineExceeded):
 class NoWorker(Unavailable):
     reason = "NO_WORKER"
 
+    def __init__(self, why: str) -> None:
+        super().__init__(why, retry_after_s=_WORKERS_REJOIN_S)
+
 
 class WorkerLost(Unavailable):
     reason = "WORKER_LOST"
 
     def __init__(self, name: str, details: str) -> None:
-        super().__init__(f"worker {name!r} was lost: {details}", metadata={"worker": name})
+        super().__init__(
+            f"worker {name!r} was lost: {details}", metadata={"worker": name}, retry_after_s=_WORKERS_TAKE_OVER_S
+        )
 
 
 class RegistryLost(Unavailable):
     reason = "REGISTRY_LOST"
 
     def __init__(self, details: str) -> None:
-        super().__init__(f"the registry is out of reach: {details}")
+        super().__init__(f"the registry is out of reach: {details}", retry_after_s=REGISTRY_AGAIN_S)
 
 
 class RouterStopping(Unavailable):
     reason = "ROUTER_STOPPING"
+
+    def __init__(self) -> None:
+        told = "this router is stopping; join another, or this one anew"
+        super().__init__(told, retry_after_s=_WORKERS_REJOIN_S)
 
 
 class NotInThisRelease(Unimplemented):

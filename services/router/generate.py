@@ -48,9 +48,12 @@ class Generation:
         )
         with metrics.request_counted():
             admitted = await self._admission.admit(request)
-            async with aclosing(self._dispatcher.run(admitted, arrived=arrived, deadline=deadline)) as events:
-                async for event in events:
-                    yield event
+            try:
+                async with aclosing(self._dispatcher.run(admitted, arrived=arrived, deadline=deadline)) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                self._admission.ended(admitted)
 
     async def explain(self, request: PaintRequest) -> Explanation:
         """Where ``request`` would be painted now; paints nothing. Raises what admission raises."""

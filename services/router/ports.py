@@ -12,13 +12,13 @@ from services.router.events import WorkerEvent
 
 
 class Registry(Protocol):
-    """What brands and references mean now; ``services.registry.client`` keeps it."""
+    """What brands and references mean now; ``services.registry.client`` keeps it, and resolutions.py over that one."""
 
     async def get_brand(self, name: str) -> Brand:
-        """Raises NotFound (BRAND_NOT_FOUND)."""
+        """Raises NotFound (BRAND_NOT_FOUND), or Unavailable."""
 
     async def resolve(self, ref: AdapterRef) -> Resolved:
-        """Raises NotFound, or FailedPrecondition (ADAPTER_YANKED)."""
+        """Raises NotFound, FailedPrecondition (ADAPTER_YANKED), or Unavailable."""
 
 
 class WorkerCall(Protocol):

@@ -1,12 +1,16 @@
 """Remembers what each request id stands for, so that a retry is told from another request.
 
 Knows ids and contents of the last ten minutes; knows nothing of workers or calls.
+
+A request claims its id once a worker has accepted it, and for ten minutes from its last use, whatever becomes of later
+tries. A try that ends before that, refused (PROMPT_TOO_LONG, NO_WORKER), failed or left by its caller, gives the id
+back: it may then stand for other content. While a try is under way its id is its own, accepted or not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from looksmith.nouns import AdapterUse, Resolved
 from services.chassis.painting import Settled
@@ -23,9 +27,13 @@ def nothing() -> None:
 
 @dataclass(eq=False)
 class Try:
-    """One run of a request. ``stop`` is how whatever runs for it now is ended."""
+    """One run of a request.
+
+    ``stop`` is how whatever runs for it now is ended; ``accepted``: a worker took this try, or one before it.
+    """
 
     superseded: bool = False
+    accepted: bool = False
     stop: Callable[[], None] = nothing
 
     def supersede(self) -> None:
@@ -41,7 +49,7 @@ class Remembered:
     settled: Settled
     resolved: Mapping[AdapterUse, Resolved]
     seen_at: float
-    newest: Try = field(default_factory=Try)
+    newest: Try
 
     def resolution(self, use: AdapterUse) -> Resolved | None:
         """What ``use`` meant then: as it was spelled, or by the version or digest that it turned out to be."""
@@ -75,19 +83,25 @@ class RequestMemory:
         Raises:
             RequestIdReused: the id stood for other content.
         """
-        request = settled.request
+        request, this_try = settled.request, Try()
         before = self.recall(request.request_id)
         if before:
             if before.content != content:
                 raise RequestIdReused(request.request_id)
             before.newest.supersede()
+            this_try.accepted = before.newest.accepted
             settled, resolved = replace(before.settled, request=request), before.resolved
         now = self._clock()
         self._by_id.pop(request.request_id, None)
-        remembered = Remembered(content, settled, resolved, now)
-        self._by_id[request.request_id] = remembered
+        self._by_id[request.request_id] = Remembered(content, settled, resolved, now, this_try)
         self._forget(now)
-        return settled, remembered.newest
+        return settled, this_try
+
+    def give_back(self, request_id: str, ended: Try) -> None:
+        """Frees the id of a try that has ended; does nothing where a worker had accepted it, or a newer try runs."""
+        remembered = self._by_id.get(request_id)
+        if remembered and remembered.newest is ended and not ended.accepted:
+            del self._by_id[request_id]
 
     def _forget(self, now: float) -> None:
         while self._by_id:

@@ -61,7 +61,7 @@ class Sessions:
                     raise SessionOutOfOrder("a session has one registration")
                 in_order = self._fleet.heard(member, message)
                 if self._stopping and self._fleet.idle:
-                    raise RouterStopping("this router is stopping; join another, or this one anew")
+                    raise RouterStopping
                 yield Ack(message.sequence)
                 if not in_order:
                     yield Resync()

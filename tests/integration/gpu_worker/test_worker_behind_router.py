@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from looksmith.errors import AlreadyExists, InvalidArgument
 from looksmith.nouns import AdapterUse, Brand
 from looksmith.v1 import generation_pb2 as pb
 from services.gpu_worker.client import WorkerClient
@@ -77,7 +78,7 @@ async def fleet(base: Path, folder: Path, registry: FakeRegistryClient) -> Async
 
 
 async def asked(address: str, **request: object) -> list[pb.GenerateResponse]:
-    message = pb.GenerateRequest(prompt="a red apple", seed=3, **request)  # type: ignore[arg-type]  # any field
+    message = pb.GenerateRequest(**{"prompt": "a red apple", "seed": 3} | request)  # type: ignore[arg-type]  # any field
     async with (
         grpc.aio.insecure_channel(address) as channel,
         WorkerClient(channel).generate(message, timeout_s=60) as call,
@@ -152,3 +153,15 @@ async def test_a_reproducible_picture_is_the_same_to_the_byte_beside_others(
         others = [asked(front, brand=brand) for brand in DIALECTS for _ in range(3)]
         among, *_ = await asyncio.gather(asked(front, brand="inkwell", reproducible=True), *others)
     assert only(among, "image_done").image_done.sha256 == only(alone, "image_done").image_done.sha256
+
+
+async def test_a_prompt_that_the_worker_found_too_long_is_shortened_under_the_same_id(
+    base: Path, tmp_path: Path, registry: FakeRegistryClient
+) -> None:
+    async with fleet(base, tmp_path, registry) as (front, _):
+        with pytest.raises(InvalidArgument) as caught:
+            await asked(front, brand="inkwell", request_id="r1", prompt="a red apple " * 100)
+        assert caught.value.reason == "PROMPT_TOO_LONG"
+        assert only(await asked(front, brand="inkwell", request_id="r1"), "finished")
+        with pytest.raises(AlreadyExists):
+            await asked(front, brand="inkwell", request_id="r1", prompt="a green apple")

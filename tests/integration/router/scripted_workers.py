@@ -16,6 +16,7 @@ from looksmith.v1 import generation_pb2 as pb
 from looksmith.v1 import generation_pb2_grpc as rpc
 from services.chassis.server import ServedApi, grpc_server
 from services.chassis.settings import ServiceSettings
+from services.gpu_worker.errors import WorkerFull
 from services.router.client import FleetClient, FleetSession, Heartbeat
 from tests.unit.router.router_parts import registration
 
@@ -124,6 +125,11 @@ async def breaks(worker: ScriptedWorker, request: pb.GenerateRequest) -> AsyncIt
 async def refuses(worker: ScriptedWorker, request: pb.GenerateRequest) -> AsyncIterator[pb.GenerateResponse]:
     yield pb.GenerateResponse(swapped=pb.Swapped(tier=pb.TIER_STORE))
     raise InvalidField("prompt", "has 90 tokens, at most 77", reason="PROMPT_TOO_LONG")
+
+
+async def is_full(worker: ScriptedWorker, request: pb.GenerateRequest) -> AsyncIterator[pb.GenerateResponse]:
+    raise WorkerFull(64, retry_after_s=2.5)
+    yield  # type: ignore[unreachable]  # makes it a generator
 
 
 @asynccontextmanager

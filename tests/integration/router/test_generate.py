@@ -26,6 +26,7 @@ from tests.integration.router.scripted_workers import (
     dies_before_the_first_image,
     dies_within_the_second_image,
     hangs,
+    is_full,
     joined_worker,
     paints,
     picture,
@@ -180,7 +181,7 @@ async def test_only_worker_s_failure_is_told_as_it_was(painting: Painting, addre
     async with joined_worker(address, "w1", dies_before_the_first_image):
         error = await refusal(painting, asked())
     assert error.code is grpc.StatusCode.UNAVAILABLE
-    assert error.reason == "WORKER_LOST"
+    assert (error.reason, error.retry_after_s) == ("WORKER_LOST", 0.5)
 
 
 async def test_request_s_own_fault_is_not_tried_elsewhere(painting: Painting, address: str) -> None:
@@ -195,6 +196,16 @@ async def test_request_s_own_fault_is_not_tried_elsewhere(painting: Painting, ad
 async def test_no_worker_is_an_answer_at_once(painting: Painting) -> None:
     error = await refusal(painting, asked())
     assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "NO_WORKER")
+    assert error.retry_after_s
+
+
+async def test_fleet_that_is_full_is_told_as_the_last_worker_told_it(painting: Painting, address: str) -> None:
+    async with AsyncExitStack() as stack:
+        workers = await joined(stack, address, {HOME: is_full, SECOND: is_full})
+        error = await refusal(painting, asked())
+    assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "WORKER_FULL")
+    assert error.retry_after_s == 2.5
+    assert [len(worker.requests) for worker in workers.values()] == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -112,11 +112,13 @@ def test_content_ignores_what_may_change_between_tries() -> None:
     pinned = first.adapters
 
     def content(request: PaintRequest) -> str:
-        return content_digest(request, seed=first.seed, adapters=pinned)
+        return content_digest(request, seed=first.seed, adapters=pinned, recipe=request.recipe or "studio")
 
     same = asked(count=2, images_done=frozenset({0}), report_steps=True, preview_every=1, omit_image_bytes=True)
     assert content(same) == content(asked(count=2))
     assert content(asked(count=2, seed=first.seed)) == content(asked(count=2))
+    assert content(asked(count=2, recipe="studio")) == content(asked(count=2))
+    assert content(asked(count=2, recipe="oils")) != content(asked(count=2))
     assert content(asked(count=2, prompt="a blue mug")) != content(asked(count=2))
 
 

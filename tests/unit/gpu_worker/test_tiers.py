@@ -2,18 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from looksmith.errors import NotFound
+from looksmith.errors import NotFound, Unavailable
 from looksmith.lora import Code, LoraError, Problem
 from looksmith.nouns import Tier
 from services.gpu_worker import disk_cache
 from services.gpu_worker.engine.fake import FakeEngine
 from services.gpu_worker.engine.protocol import HostAdapter, Stage
 from services.gpu_worker.engine.recipe import file_digest
-from services.gpu_worker.errors import AdapterUnusable, DigestMismatch
+from services.gpu_worker.errors import AdapterUnusable, DigestMismatch, RegistryLost
 from services.gpu_worker.lease import Lease
 from services.gpu_worker.tiers import AdapterTiers
 from tests.unit.gpu_worker.worker_parts import FilesRegistry, adapter_tiers, content, digest_of, eventually, facts
@@ -64,6 +65,32 @@ async def test_a_hundred_jobs_at_once_fetch_a_file_once(tmp_path: Path, registry
     assert registry.downloads[digest] == 1
     assert all(Stage.FETCH in {stage.stage for stage in lease.stages} for lease in leases), "all of them waited for it"
     assert sum(lease.fetched_bytes for lease in leases) == 100, "and one of them paid"
+
+
+class Unreachable(FilesRegistry):
+    """A registry whose connection is cut in mid-file until it is ``back``."""
+
+    back = False
+
+    async def download(self, brand: str, digest: str) -> AsyncIterator[bytes]:
+        async for chunk in super().download(brand, digest):
+            yield chunk
+            if not self.back:
+                raise Unavailable("connection reset")
+
+
+async def test_a_registry_that_is_lost_in_mid_file_is_named_and_the_file_is_fetched_once_it_is_back(
+    tmp_path: Path,
+) -> None:
+    registry = Unreachable()
+    digest = registry.add(content("a"))
+    async with adapter_tiers(tmp_path, registry) as (tiers, _):
+        with pytest.raises(RegistryLost, match="connection reset") as caught:
+            await bring(tiers, digest)
+        assert caught.value.retry_after_s
+        registry.back = True
+        await bring(tiers, digest)
+        assert tiers.residency() == {digest: Tier.DEVICE}
 
 
 async def test_a_job_that_leaves_does_not_end_the_fetch_that_others_wait_for(

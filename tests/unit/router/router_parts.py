@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from looksmith.errors import NotFound, Unavailable
+from looksmith.errors import NotFound
 from looksmith.nouns import AdapterManifest, AdapterRef, AdapterUse, AdapterVersion, Brand, Resolved, Tier
 from services.chassis.painting import PaintRequest, Pinned, RecipeFacts, Settled, settle
 from services.router.fleet import FleetSnapshot, WorkerView
@@ -88,11 +88,8 @@ class KnownBrands:
 
     brands: dict[str, Brand] = field(default_factory=dict)
     versions: dict[AdapterRef, Resolved] = field(default_factory=dict)
-    lost: bool = False
 
     async def get_brand(self, name: str) -> Brand:
-        if self.lost:
-            raise Unavailable("connection refused")
         if name not in self.brands:
             raise NotFound(f"no brand {name!r}", reason="BRAND_NOT_FOUND")
         return self.brands[name]

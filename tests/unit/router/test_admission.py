@@ -8,7 +8,7 @@ from looksmith.nouns import AdapterRef, AdapterUse, Brand
 from services.chassis.painting import Pinned, derived_seed
 from services.registry.client import FakeRegistryClient
 from services.router.admission import Admission, find_recipe
-from services.router.errors import NoWorker, RecipeAmbiguous, RecipeNotFound, RegistryLost, RequestIdReused
+from services.router.errors import NoWorker, RecipeAmbiguous, RecipeNotFound, RequestIdReused
 from services.router.fleet import Fleet
 from services.router.request_memory import RequestMemory
 from tests.unit.registry.parts import header_for
@@ -35,11 +35,15 @@ def brands() -> KnownBrands:
 
 
 @pytest.fixture
-def admission(brands: KnownBrands) -> Admission:
-    clock = Clock()
-    fleet = Fleet(router="r1", lease_s=3, clock=clock, now=lambda: NOON)
+def fleet() -> Fleet:
+    fleet = Fleet(router="r1", lease_s=3, clock=Clock(), now=lambda: NOON)
     fleet.join(registration(), NoConnection())
-    return Admission(registry=brands, fleet=fleet, memory=RequestMemory(clock=clock))
+    return fleet
+
+
+@pytest.fixture
+def admission(brands: KnownBrands, fleet: Fleet) -> Admission:
+    return Admission(registry=brands, fleet=fleet, memory=RequestMemory(clock=Clock()))
 
 
 async def test_settles_what_the_request_leaves_open(admission: Admission) -> None:
@@ -116,18 +120,37 @@ async def test_retry_keeps_its_version_when_the_alias_has_moved(admission: Admis
         await admission.admit(request(adapters=(AdapterUse("look", weight=0.5),)))
 
 
+async def test_retry_may_spell_out_all_that_was_settled_as_a_client_does_that_resumes(
+    admission: Admission, brands: KnownBrands
+) -> None:
+    first = (await admission.admit(request())).settled
+    uses = tuple(AdapterUse(a.adapter, a.version, a.weight) for a in first.adapters)
+    again = request(seed=first.seed, recipe=first.recipe.name, adapters=uses)
+    assert replace((await admission.admit(again)).settled, request=first.request) == first
+    brands.brands["plain"] = Brand("plain")
+    first = (await admission.admit(request("r2", brand="plain"))).settled
+    again = request("r2", brand="plain", seed=first.seed, recipe=first.recipe.name, no_adapters=True)
+    assert replace((await admission.admit(again)).settled, request=first.request) == first
+
+
+async def test_retry_keeps_its_recipe_when_the_brand_has_another_now(
+    admission: Admission, fleet: Fleet, brands: KnownBrands
+) -> None:
+    await admission.admit(request())
+    fleet.join(registration("w2", recipes=(recipe("oils"),)), NoConnection())
+    brands.brands["acme"] = replace(brands.brands["acme"], recipe="oils")
+    assert (await admission.admit(request())).settled.recipe.name == "studio"
+    assert (await admission.admit(request("r2"))).settled.recipe.name == "oils"
+    with pytest.raises(RequestIdReused):
+        await admission.admit(request(recipe="oils"))
+
+
 async def test_tells_since_when_the_registry_answers_from_memory(admission: Admission, brands: KnownBrands) -> None:
     ref, other = AdapterRef("acme", "look"), AdapterRef("acme", "other")
     brands.versions[ref] = replace(resolved(), stale_since=NOON + timedelta(minutes=1))
     brands.versions[other] = replace(resolved(adapter="other", digest="c" * 64), stale_since=NOON)
     both = request(adapters=(AdapterUse("look"), AdapterUse("other")))
     assert (await admission.admit(both)).stale_since == NOON
-
-
-async def test_registry_out_of_reach_is_told_by_name(admission: Admission, brands: KnownBrands) -> None:
-    brands.lost = True
-    with pytest.raises(RegistryLost, match="connection refused"):
-        await admission.admit(request())
 
 
 async def test_preview_remembers_nothing(admission: Admission) -> None:

@@ -5,15 +5,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from looksmith.errors import DeadlineExceeded
+from looksmith.errors import DeadlineExceeded, Unavailable
 from services.chassis.painting import Pinned, Settled
 from services.chassis.painting_events import Accepted, Placed
 from services.router.admission import Admitted
 from services.router.dispatch import Dispatcher
 from services.router.errors import NoWorker, RequestSuperseded, WorkerLost
 from services.router.events import Kind, LastEvent, WorkerEvent
-from services.router.fleet import Fleet
-from services.router.members import Heartbeat
+from services.router.fleet import FAILURES_TO_EJECT, Fleet
+from services.router.members import Heartbeat, WorkerState
 from services.router.ports import WorkerCall
 from services.router.request_memory import Try, nothing
 from tests.unit.router.router_parts import NOON, Clock, NoConnection, registration, settled
@@ -106,3 +106,36 @@ async def test_refusal_names_every_worker_and_why_it_cannot(dispatcher: Dispatch
     await anext(events)
     with pytest.raises(NoWorker, match="w1: draining"):
         await anext(events)
+
+
+class Fails(NoConnection):
+    """A worker that fails every request with the same error."""
+
+    def __init__(self, error: Unavailable) -> None:
+        self.error = error
+
+    @asynccontextmanager
+    async def generate(
+        self, settled: Settled, pinned: Pinned, *, timeout_s: float, metadata: Mapping[str, str]
+    ) -> AsyncIterator[WorkerCall]:
+        raise self.error
+        yield  # type: ignore[unreachable]  # makes it a generator
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (Unavailable("it can't fetch the adapter", reason="REGISTRY_LOST"), WorkerState.READY),
+        (Unavailable("it takes no more", reason="WORKER_DRAINING"), WorkerState.READY),
+        (WorkerLost("w1", "connection reset"), WorkerState.EJECTED),
+    ],
+)
+async def test_worker_is_ejected_when_it_is_lost_time_and_again_but_not_while_it_waits_for_others(
+    dispatcher: Dispatcher, fleet: Fleet, clock: Clock, error: Unavailable, state: WorkerState
+) -> None:
+    fleet.join(registration(), Fails(error))
+    for _ in range(FAILURES_TO_EJECT):
+        with pytest.raises(Unavailable) as caught:
+            [e async for e in dispatcher.run(Admitted(settled(), Try()), arrived=clock(), deadline=clock() + 10)]
+        assert caught.value is error
+    assert fleet.view("w1").state is state

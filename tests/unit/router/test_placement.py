@@ -6,7 +6,16 @@ from looksmith.nouns import Tier
 from services.router.consistent_hash import rank
 from services.router.fleet import WorkerView
 from services.router.members import Heartbeat, MeasuredCost, WorkerState
-from services.router.placement import LOAD_BOUND, STALE_S, TIER_SECONDS, Job, Placement, place
+from services.router.placement import (
+    LOAD_BOUND,
+    NEW_HOME_PENALTY_IMAGES,
+    STALE_S,
+    TIER_SECONDS,
+    Job,
+    Placement,
+    SwapCosts,
+    place,
+)
 from tests.unit.router.router_parts import DIGEST, Changes, recipe, registration, settled, snapshot, view
 
 NOW = 100.0
@@ -58,10 +67,17 @@ def test_score_is_the_sum_of_its_parts() -> None:
     placement = placed(view(HOME, booked=9, residency=held(Tier.DISK)), view(SECOND, booked=1))
     away, home = placement.candidates
     assert (away.booked, away.adapter) == (1, TIER_SECONDS[Tier.STORE])
-    assert away.penalty == pytest.approx(ONE_IMAGE / 2)
-    assert away.expected == pytest.approx(1 + TIER_SECONDS[Tier.STORE] + 1.5 * ONE_IMAGE)
+    assert away.penalty == pytest.approx(NEW_HOME_PENALTY_IMAGES * ONE_IMAGE)
+    assert away.expected == pytest.approx(1 + TIER_SECONDS[Tier.STORE] + (NEW_HOME_PENALTY_IMAGES + 1) * ONE_IMAGE)
     assert (home.booked, home.adapter, home.penalty) == (9, TIER_SECONDS[Tier.DISK], 0)
     assert placement.gpu_seconds == pytest.approx(ONE_IMAGE)
+
+
+def test_swap_costs_that_are_told_replace_the_constants() -> None:
+    told = SwapCosts({Tier.STORE: 3.0}, new_home_images=1.0)
+    away = place(job(), snapshot(view(HOME, booked=9), view(SECOND)), NOW, costs=told).candidates[0]
+    assert (away.worker, away.adapter) == (SECOND, 3.0)
+    assert away.penalty == pytest.approx(ONE_IMAGE)
 
 
 def test_concurrent_first_requests_follow_the_first_one_home() -> None:

@@ -84,3 +84,31 @@ def test_adapter_means_what_it_meant_at_the_first_try_however_it_is_spelled(
     memory.begin(settled(), RESOLVED, "content")
     remembered = memory.recall("r1")
     assert remembered and (remembered.resolution(use) is not None) == known
+
+
+def test_id_of_a_try_that_no_worker_accepted_is_free_for_other_content(clock: Clock) -> None:
+    memory = RequestMemory(clock=clock)
+    _, refused = memory.begin(settled(), RESOLVED, "content")
+    memory.give_back("r1", refused)
+    assert memory.recall("r1") is None
+    memory.begin(settled(), RESOLVED, "other content")
+
+
+def test_id_of_an_accepted_request_stays_claimed_though_a_retry_is_refused(clock: Clock) -> None:
+    memory = RequestMemory(clock=clock)
+    _, first = memory.begin(settled(), RESOLVED, "content")
+    first.accepted = True
+    memory.give_back("r1", first)
+    _, second = memory.begin(settled(), RESOLVED, "content")
+    memory.give_back("r1", second)
+    with pytest.raises(RequestIdReused):
+        memory.begin(settled(), RESOLVED, "other content")
+
+
+def test_end_of_a_superseded_try_leaves_the_id_to_the_one_that_took_over(clock: Clock) -> None:
+    memory = RequestMemory(clock=clock)
+    _, first = memory.begin(settled(), RESOLVED, "content")
+    memory.begin(settled(), RESOLVED, "content")
+    memory.give_back("r1", first)
+    with pytest.raises(RequestIdReused):
+        memory.begin(settled(), RESOLVED, "other content")

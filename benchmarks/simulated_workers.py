@@ -1,0 +1,279 @@
+"""Workers in virtual time: what they hold, in which order they paint, and what a swap costs them.
+
+Know nothing of routers and placement. Each keeps a queue of its own, first come, first served.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from looksmith.nouns import Tier
+
+#: SDXL, rank 16 (docs/figures/engine-cpu.json, swap_bytes).
+ADAPTER_BYTES = 85_114_880
+DEVICE_SLOTS, HOST_SLOTS = 16, 64
+
+
+class Timeline:
+    """Virtual seconds. What is due at the same moment happens in the order in which it was set down."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+
+    def after(self, seconds: float, do: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (self.now + seconds, next(self._numbers), do))
+
+    def run(self) -> None:
+        """Until nothing is due any more."""
+        while self._due:
+            self.now, _, do = heapq.heappop(self._due)
+            do()
+
+
+@dataclass(eq=False)
+class Journey:
+    """A job from its arrival to its end; times in virtual seconds. ``found``: where its worker had the adapter."""
+
+    brand: int
+    digest: str
+    arrived: float
+    worker: str = ""
+    held: bool = False  # on device or in memory when the job was bound
+    bindings: int = 0
+    bound: float = 0.0
+    found: Tier | None = None
+    fetched_bytes: int = 0
+    started: float = 0.0
+    finished: float = math.nan  # not yet
+
+    @property
+    def seconds(self) -> float:
+        return self.finished - self.arrived
+
+
+class LruTiers:
+    """What lies on the device and in host memory, least recently used first; what fits in neither is in the store."""
+
+    def __init__(self, *, device_slots: int = DEVICE_SLOTS, host_slots: int = HOST_SLOTS) -> None:
+        self._device: OrderedDict[str, None] = OrderedDict()
+        self._host: OrderedDict[str, None] = OrderedDict()
+        self._device_slots, self._host_slots = device_slots, host_slots
+
+    def tier(self, digest: str) -> Tier:
+        if digest in self._device:
+            return Tier.DEVICE
+        return Tier.HOST if digest in self._host else Tier.STORE
+
+    def bring(self, digest: str) -> None:
+        """To host memory, or to the most recent end of it."""
+        _keep(self._host, digest, self._host_slots)
+
+    def use(self, digest: str) -> None:
+        """On the device, through host memory."""
+        self.bring(digest)
+        _keep(self._device, digest, self._device_slots)
+
+    def residency(self) -> dict[str, Tier]:
+        return {**dict.fromkeys(self._host, Tier.HOST), **dict.fromkeys(self._device, Tier.DEVICE)}
+
+
+def _keep(held: OrderedDict[str, None], digest: str, slots: int) -> None:
+    held[digest] = None
+    held.move_to_end(digest)
+    if len(held) > slots:
+        held.popitem(last=False)
+
+
+class SimulatedWorker(Protocol):
+    """``give`` a job, and ``done`` is called at its end, unless ``stop`` took it back before."""
+
+    @property
+    def tiers(self) -> LruTiers: ...
+
+    def give(self, journey: Journey) -> None: ...
+
+    def stop(self) -> list[Journey]:
+        """Loses all that the worker holds; returns its unfinished jobs in order."""
+
+
+class SerialWorker:
+    """World A: one job at a time, its swap on the device's time before it."""
+
+    def __init__(
+        self,
+        *,
+        timeline: Timeline,
+        done: Callable[[Journey], None],
+        service_s: float,
+        swap_seconds: Mapping[Tier, float],
+    ) -> None:
+        self.tiers = LruTiers()
+        self._timeline, self._done = timeline, done
+        self._service_s, self._swap_seconds = service_s, swap_seconds
+        self._queue: deque[Journey] = deque()
+        self._running: Journey | None = None
+        self._stopped = False
+
+    def give(self, journey: Journey) -> None:
+        self._queue.append(journey)
+        if self._running is None:
+            self._swap()
+
+    def stop(self) -> list[Journey]:
+        self._stopped = True
+        return [*([self._running] if self._running else []), *self._queue]
+
+    def _swap(self) -> None:
+        journey = self._running = self._queue.popleft()
+        journey.started = self._timeline.now
+        journey.found = self.tiers.tier(journey.digest)
+        journey.fetched_bytes += ADAPTER_BYTES if journey.found is Tier.STORE else 0
+        self._timeline.after(self._swap_seconds[journey.found], partial(self._paint, journey))
+
+    def _paint(self, journey: Journey) -> None:
+        if not self._stopped:
+            self.tiers.use(journey.digest)
+            self._timeline.after(self._service_s, partial(self._finish, journey))
+
+    def _finish(self, journey: Journey) -> None:
+        if self._stopped:
+            return
+        self._running = None
+        self._done(journey)
+        if self._queue:
+            self._swap()
+
+
+class OverlappedWorker:
+    """World B: adapters of waiting jobs are fetched beside the painting, and a batch may be of several brands.
+
+    ``batch_seconds[n]`` is what a batch of n + 1 jobs takes. As many jobs are staged as two batches hold, and whoever
+    is ready goes first. A batch once begun takes nobody in: the bank's does, at any step, so real waits are shorter.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeline: Timeline,
+        done: Callable[[Journey], None],
+        batch_seconds: tuple[float, ...],
+        bytes_per_s: float,
+        prepare_s: float,
+        copy_s: float,
+    ) -> None:
+        self.tiers = LruTiers()
+        self._timeline, self._done = timeline, done
+        self._batch_seconds = batch_seconds
+        self._link = SharedLink(timeline=timeline, bytes_per_s=bytes_per_s, landed=self._landed)
+        self._prepare_s, self._copy_s = prepare_s, copy_s
+        self._queue: deque[Journey] = deque()
+        self._batch: list[Journey] = []
+        self._coming: set[str] = set()
+        self._stopped = False
+
+    def give(self, journey: Journey) -> None:
+        self._queue.append(journey)
+        self._stage()
+        self._begin()
+
+    def stop(self) -> list[Journey]:
+        self._stopped = True
+        self._link.close()
+        return [*self._batch, *self._queue]
+
+    def _staged(self) -> list[Journey]:
+        return list(itertools.islice(self._queue, 2 * len(self._batch_seconds)))
+
+    def _stage(self) -> None:
+        """Sees to it that each staged job's adapter is in memory or on its way there, once however many want it."""
+        for journey in self._staged():
+            tier = self.tiers.tier(journey.digest)
+            fetch = tier is Tier.STORE and journey.digest not in self._coming
+            if fetch:
+                self._coming.add(journey.digest)
+                journey.fetched_bytes += ADAPTER_BYTES
+                self._link.fetch(journey.digest, ADAPTER_BYTES)
+            elif journey.found is None and tier is not Tier.STORE:
+                self.tiers.bring(journey.digest)  # to the recent end: it shall not be evicted before its turn
+            if journey.found is None:
+                journey.found = tier if fetch or tier is not Tier.STORE else Tier.HOST  # another job brings it
+
+    def _landed(self, digest: str) -> None:
+        self._timeline.after(self._prepare_s, partial(self._prepared, digest))
+
+    def _prepared(self, digest: str) -> None:
+        if not self._stopped:
+            self._coming.remove(digest)
+            self.tiers.bring(digest)
+            self._begin()
+
+    def _begin(self) -> None:
+        if self._batch:
+            return
+        ready = [journey for journey in self._staged() if self.tiers.tier(journey.digest) is not Tier.STORE]
+        self._batch = ready[: len(self._batch_seconds)]
+        if not self._batch:
+            return
+        digests = {journey.digest for journey in self._batch}
+        copies = sum(self.tiers.tier(digest) is not Tier.DEVICE for digest in digests)
+        for journey in self._batch:
+            self._queue.remove(journey)
+            self.tiers.use(journey.digest)
+            journey.started = self._timeline.now
+        self._timeline.after(self._batch_seconds[len(self._batch) - 1] + copies * self._copy_s, self._finish)
+        self._stage()
+
+    def _finish(self) -> None:
+        if self._stopped:
+            return
+        batch, self._batch = self._batch, []
+        for journey in batch:
+            self._done(journey)
+        self._begin()
+
+
+class SharedLink:
+    """A worker's way to the store: whatever is being fetched shares it evenly."""
+
+    def __init__(self, *, timeline: Timeline, bytes_per_s: float, landed: Callable[[str], None]) -> None:
+        self._timeline, self._bytes_per_s, self._landed = timeline, bytes_per_s, landed
+        self._left: dict[str, float] = {}  # bytes that are still to come
+        self._since = 0.0
+        self._plans = 0  # only the newest plan holds
+
+    def fetch(self, digest: str, size: int) -> None:
+        self._catch_up()
+        self._left[digest] = size
+        self._plan()
+
+    def close(self) -> None:
+        self._plans += 1
+
+    def _catch_up(self) -> None:
+        if self._left:
+            each = (self._timeline.now - self._since) * self._bytes_per_s / len(self._left)
+            self._left = {digest: left - each for digest, left in self._left.items()}
+        self._since = self._timeline.now
+
+    def _plan(self) -> None:
+        self._plans += 1
+        if self._left:
+            first = min(self._left, key=self._left.__getitem__)
+            seconds = max(0.0, self._left[first]) * len(self._left) / self._bytes_per_s
+            self._timeline.after(seconds, partial(self._complete, first, self._plans))
+
+    def _complete(self, digest: str, plan: int) -> None:
+        if plan == self._plans:
+            self._catch_up()
+            del self._left[digest]
+            self._plan()
+            self._landed(digest)
