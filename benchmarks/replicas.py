@@ -37,14 +37,8 @@ _LAST_LINES = 20
 
 def environ_of(store: RunningStore, **settings: str) -> dict[str, str]:
     """What a registry on this store is started with, and nothing else."""
-    given = {
-        "STORE_ENDPOINT": store.endpoint,
-        "STORE_ACCESS_KEY": store.access_key,
-        "STORE_SECRET_KEY": store.secret_key,
-        "STORE_BUCKET": store.bucket,
-        **settings,
-    }
-    return {"PATH": "/usr/bin:/bin", **{f"REGISTRY_{name}": value for name, value in given.items()}}
+    given = {f"REGISTRY_{name}": value for name, value in settings.items()}
+    return {"PATH": "/usr/bin:/bin", **store.environ(), **given}
 
 
 @dataclass(frozen=True)
