@@ -37,6 +37,8 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     """Finishes its jobs and takes no more."""
     WORKER_STATE_EJECTED: _WorkerState.ValueType  # 3
     """Failed repeatedly and is left alone for a while."""
+    WORKER_STATE_STALLED: _WorkerState.ValueType  # 4
+    """Its engine does not get on; what it had is painted elsewhere."""
 
 class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
     """WorkerState tells what a worker may be given."""
@@ -49,6 +51,8 @@ WORKER_STATE_DRAINING: WorkerState.ValueType  # 2
 """Finishes its jobs and takes no more."""
 WORKER_STATE_EJECTED: WorkerState.ValueType  # 3
 """Failed repeatedly and is left alone for a while."""
+WORKER_STATE_STALLED: WorkerState.ValueType  # 4
+"""Its engine does not get on; what it had is painted elsewhere."""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 @_typing.final
@@ -242,6 +246,7 @@ class WorkerHeartbeat(_message.Message):
     DISK_BYTES_FIELD_NUMBER: _builtins.int
     COSTS_FIELD_NUMBER: _builtins.int
     LAST_ERRORS_FIELD_NUMBER: _builtins.int
+    STALLED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number of the heartbeat, from 1 and without gaps; after a gap the router asks for a full one."""
     full: _builtins.bool
@@ -276,6 +281,10 @@ class WorkerHeartbeat(_message.Message):
     def last_errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerError]:
         """Newest errors, newest first, at most ten."""
 
+    @_builtins.property
+    def stalled(self) -> _duration_pb2.Duration:
+        """How long its engine has been at one unit of work that should have ended long ago. Unset: it gets on."""
+
     def __init__(
         self,
         *,
@@ -292,10 +301,11 @@ class WorkerHeartbeat(_message.Message):
         disk_bytes: _builtins.int = ...,
         costs: _abc.Iterable[Global___MeasuredCost] | None = ...,
         last_errors: _abc.Iterable[Global___WorkerError] | None = ...,
+        stalled: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stalled", b"stalled"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["booked", b"booked", "costs", b"costs", "disk_bytes", b"disk_bytes", "draining", b"draining", "full", b"full", "host_bytes", b"host_bytes", "last_errors", b"last_errors", "queued_jobs", b"queued_jobs", "residency", b"residency", "running_jobs", b"running_jobs", "sequence", b"sequence", "slots", b"slots", "slots_used", b"slots_used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["booked", b"booked", "costs", b"costs", "disk_bytes", b"disk_bytes", "draining", b"draining", "full", b"full", "host_bytes", b"host_bytes", "last_errors", b"last_errors", "queued_jobs", b"queued_jobs", "residency", b"residency", "running_jobs", b"running_jobs", "sequence", b"sequence", "slots", b"slots", "slots_used", b"slots_used", "stalled", b"stalled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -270,13 +270,14 @@ class GenerateResponse(_message.Message):
     IMAGE_DONE_FIELD_NUMBER: _builtins.int
     IMAGE_RESTARTED_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def accepted(self) -> Global___Accepted:
-        """The request is valid, and everything it left open is settled. First message, once."""
+        """The request is valid, and everything it left open is settled. Comes once, and before all else but queued."""
 
     @_builtins.property
     def placed(self) -> Global___Placed:
-        """A worker has been chosen. Comes again when another one takes over."""
+        """A worker has been chosen. Comes again when another one takes over, and once a part when several share the images."""
 
     @_builtins.property
     def swapped(self) -> Global___Swapped:
@@ -306,6 +307,10 @@ class GenerateResponse(_message.Message):
     def finished(self) -> Global___Finished:
         """All images are complete. Last message."""
 
+    @_builtins.property
+    def queued(self) -> Global___Queued:
+        """The request waits its turn, or for a worker. Comes every few seconds while it does, at times before accepted."""
+
     def __init__(
         self,
         *,
@@ -318,16 +323,51 @@ class GenerateResponse(_message.Message):
         image_done: Global___ImageDone | None = ...,
         image_restarted: Global___ImageRestarted | None = ...,
         finished: Global___Finished | None = ...,
+        queued: Global___Queued | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "chunk", b"chunk", "event", b"event", "finished", b"finished", "image_done", b"image_done", "image_restarted", b"image_restarted", "placed", b"placed", "preview", b"preview", "step", b"step", "swapped", b"swapped"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "chunk", b"chunk", "event", b"event", "finished", b"finished", "image_done", b"image_done", "image_restarted", b"image_restarted", "placed", b"placed", "preview", b"preview", "queued", b"queued", "step", b"step", "swapped", b"swapped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "chunk", b"chunk", "event", b"event", "finished", b"finished", "image_done", b"image_done", "image_restarted", b"image_restarted", "placed", b"placed", "preview", b"preview", "step", b"step", "swapped", b"swapped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "chunk", b"chunk", "event", b"event", "finished", b"finished", "image_done", b"image_done", "image_restarted", b"image_restarted", "placed", b"placed", "preview", b"preview", "queued", b"queued", "step", b"step", "swapped", b"swapped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "placed", "swapped", "step", "preview", "chunk", "image_done", "image_restarted", "finished"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "placed", "swapped", "step", "preview", "chunk", "image_done", "image_restarted", "finished", "queued"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
+class Queued(_message.Message):
+    """Queued tells a caller who waits that the request is not forgotten."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    WAITED_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """What it waits for, in a few words."""
+    @_builtins.property
+    def waited(self) -> _duration_pb2.Duration:
+        """How long it has waited so far."""
+
+    @_builtins.property
+    def expected(self) -> _duration_pb2.Duration:
+        """How long it is expected to wait from now. Unset: not known, as while no worker is there."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        waited: _duration_pb2.Duration | None = ...,
+        expected: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected", b"expected", "waited", b"waited"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected", b"expected", "reason", b"reason", "waited", b"waited"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Queued: _TypeAlias = Queued  # noqa: Y015
 
 @_typing.final
 class Accepted(_message.Message):
@@ -391,6 +431,7 @@ class Placed(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Name of the worker."""
     reason: _builtins.str
@@ -399,6 +440,10 @@ class Placed(_message.Message):
     """Where the slowest of the request's adapters was found."""
     attempt: _builtins.int
     """Attempt that this begins, from 1."""
+    @_builtins.property
+    def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Indices of the images that this worker paints. Empty: all that are left."""
+
     def __init__(
         self,
         *,
@@ -406,10 +451,11 @@ class Placed(_message.Message):
         reason: _builtins.str = ...,
         tier: Global___Tier.ValueType = ...,
         attempt: _builtins.int = ...,
+        images: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "reason", b"reason", "tier", b"tier", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "images", b"images", "reason", b"reason", "tier", b"tier", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -647,7 +693,7 @@ Global___ImageRestarted: _TypeAlias = ImageRestarted  # noqa: Y015
 
 @_typing.final
 class Finished(_message.Message):
-    """Finished sums up the request."""
+    """Finished sums up the request. Where several workers shared the images, timings and tiers are of the one that was last."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -663,7 +709,7 @@ class Finished(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
-    """Name of the worker that finished it."""
+    """Name of the worker that finished it, or finished last."""
     engine: _builtins.str
     """Engine that painted: "reference", "bank", "timed" or "fake"."""
     base_digest: _builtins.str
@@ -677,7 +723,7 @@ class Finished(_message.Message):
     gpu_seconds: _builtins.float
     """Seconds of the device that the request is charged for."""
     attempts: _builtins.int
-    """Attempts that it took."""
+    """Attempts that it took: 1 more for every worker that failed."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_adapter_pb2.PinnedAdapter]:
         """Adapters that painted."""
