@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PROTOS := $(wildcard protos/looksmith/*/*.proto)
+STUBS := --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:.
 
 .DEFAULT_GOAL := help
 .PHONY: help setup protos lint test demo up docs studio constraints
@@ -25,10 +26,12 @@ $(PROTOC)/protoc-gen-mypy:
 	$(PYTHON) -m venv build/protoc
 	$(PROTOC)/pip install grpcio-tools==1.74.0 grpcio==1.85.1 protobuf==6.33.6 mypy-protobuf==5.1.0 'setuptools<81'
 
-protos: $(PROTOC)/protoc-gen-mypy  ## generate looksmith/v1 from protos/
-	rm -f $(wildcard looksmith/v1/*_pb2*)
-	PATH=$(CURDIR)/$(PROTOC):$$PATH $(PROTOC)/python -m grpc_tools.protoc -Iprotos --python_out=. --grpc_python_out=. \
-	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
+# KEDA's package is called as KEDA calls it, and its stubs lie where the router alone finds them: hence the path mapped.
+protos: $(PROTOC)/protoc-gen-mypy  ## generate looksmith/v1 and services/router/keda from protos/
+	rm -f $(wildcard looksmith/v1/*_pb2* services/router/keda/*_pb2*)
+	PATH=$(CURDIR)/$(PROTOC):$$PATH $(PROTOC)/python -m grpc_tools.protoc -Iprotos $(STUBS) $(PROTOS)
+	PATH=$(CURDIR)/$(PROTOC):$$PATH $(PROTOC)/python -m grpc_tools.protoc \
+	  -Iservices/router/keda=protos/externalscaler $(STUBS) services/router/keda/externalscaler.proto
 
 lint: $(READY)  ## check style, types and protos
 	$(BIN)/ruff check

@@ -28,7 +28,7 @@ from benchmarks.placement_demand import CROWD_BRAND, CROWD_SHARE
 from benchmarks.placement_policies import ABLATIONS, BASELINES, BOUNDED, LEAST, NOISY, NOISY_JOBS, WHOLE
 from benchmarks.placement_simulation import Case, Churn, Overlapped, Serial
 from benchmarks.report import Bars, report
-from benchmarks.simulated_workers import Journey
+from benchmarks.simulated_workers import ADAPTER_BYTES, Journey
 from looksmith.nouns import Tier
 
 FILLING = 0.1
@@ -73,13 +73,14 @@ Runs = Mapping[str, Mapping[str, Sequence[Run]]]
 
 def run(case: str, policy: str, jobs: int, seed: int) -> dict[str, float]:
     """The figures of one run; a job's seconds are from its arrival to its last byte."""
-    journeys = CASES[case].run(policy, jobs=jobs, seed=seed)
-    counted = journeys[int(FILLING * jobs) :]
+    outcome = CASES[case].run(policy, jobs=jobs, seed=seed)
+    counted = outcome.journeys[int(FILLING * jobs) :]
     figures = {
         **{f"p{percent}_s": value for percent, value in _percentiles(counted).items()},
         "cold_share": sum(journey.found is Tier.STORE for journey in counted) / len(counted),
         "home_share": sum(journey.held for journey in counted) / len(counted),
-        "store_gb": sum(journey.fetched_bytes for journey in counted) / 1e9,
+        "refused_share": sum(journey.refused for journey in counted) / len(counted),
+        "store_gb": sum(time >= counted[0].arrived for time in outcome.fetches) * ADAPTER_BYTES / 1e9,
     }
     return figures | (_of_crowd(counted, CASES[case], jobs, seed) if case == CROWD else {})
 

@@ -66,4 +66,4 @@ def _busy(name: str, jobs: Sequence[Job], rng: random.Random) -> WorkerView:
         heard_at=0.0,
         heard_time=NOON,
     )
-    return replace(blank, booked_here=rng.uniform(0, 4), promised=frozenset(rng.sample(held, 4)))
+    return replace(blank, booked_here=rng.uniform(0, 4))

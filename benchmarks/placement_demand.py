@@ -22,7 +22,7 @@ Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Demand:
+class Arrivals:
     """``times`` ascend; ``brands[i]`` asks at ``times[i]``. ``crowd`` is from when to when one brand has most of it."""
 
     times: tuple[float, ...]
@@ -39,15 +39,15 @@ class Mean:
     brands: int
 
 
-def zipf(mean: Mean, rng: np.random.Generator) -> Demand:
-    return Demand(_steady(mean, rng), _drawn(_zipf_shares(mean.brands), mean, rng))
+def zipf(mean: Mean, rng: np.random.Generator) -> Arrivals:
+    return Arrivals(_steady(mean, rng), _drawn(_zipf_shares(mean.brands), mean, rng))
 
 
-def uniform(mean: Mean, rng: np.random.Generator) -> Demand:
-    return Demand(_steady(mean, rng), _drawn(np.full(mean.brands, 1 / mean.brands), mean, rng))
+def uniform(mean: Mean, rng: np.random.Generator) -> Arrivals:
+    return Arrivals(_steady(mean, rng), _drawn(np.full(mean.brands, 1 / mean.brands), mean, rng))
 
 
-def flash_crowd(mean: Mean, rng: np.random.Generator) -> Demand:
+def flash_crowd(mean: Mean, rng: np.random.Generator) -> Arrivals:
     """Zipf, but for a while most jobs are of one brand; the rate stays."""
     calm = zipf(mean, rng)
     begins, ends = (calm.times[int(share * mean.jobs)] for share in (CROWD_FROM, CROWD_TO))
@@ -56,19 +56,19 @@ def flash_crowd(mean: Mean, rng: np.random.Generator) -> Demand:
         CROWD_BRAND if begins <= time < ends and join else brand
         for time, brand, join in zip(calm.times, calm.brands, joins.tolist(), strict=True)
     )
-    return Demand(calm.times, brands, (begins, ends))
+    return Arrivals(calm.times, brands, (begins, ends))
 
 
-def diurnal(mean: Mean, rng: np.random.Generator) -> Demand:
+def diurnal(mean: Mean, rng: np.random.Generator) -> Arrivals:
     """Zipf at a rate that swings like a sine."""
     day = mean.jobs / mean.per_second / DAYS
     clock = np.linspace(0, (DAYS + 1) * day, 10_000)
     expected = mean.per_second * (clock + SWING * day / math.tau * (1 - np.cos(math.tau * clock / day)))
     times = np.interp(np.cumsum(rng.exponential(1.0, mean.jobs)), expected, clock)
-    return Demand(tuple(times.tolist()), _drawn(_zipf_shares(mean.brands), mean, rng))
+    return Arrivals(tuple(times.tolist()), _drawn(_zipf_shares(mean.brands), mean, rng))
 
 
-PATTERNS: dict[str, Callable[[Mean, np.random.Generator], Demand]] = {
+PATTERNS: dict[str, Callable[[Mean, np.random.Generator], Arrivals]] = {
     "zipf": zipf,
     "uniform": uniform,
     "flash crowd": flash_crowd,

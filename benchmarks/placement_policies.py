@@ -1,140 +1,178 @@
 """Ways to choose a worker: the router's own placement, whole and with parts taken away, beside what others do.
 
-Each sees the same snapshot of the fleet, and how many jobs each worker has; none knows that time is virtual.
+Each is a policy of the router's scheduler, so that bookings, fair queue and deadlines are the same for all; none knows
+that time is virtual.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
 
-from services.router import consistent_hash
-from services.router.fleet import FleetSnapshot, WorkerView
-from services.router.placement import LOAD_BOUND, Job, SwapCosts, place
-
-
-class Choice(NamedTuple):
-    """A worker, and the work to be booked on it. The other policies count jobs, so theirs books nothing."""
-
-    worker: str
-    gpu_seconds: float = 0.0
+from services.router.demand import Demand
+from services.router.fleet import Fleet, FleetSnapshot, WorkerView
+from services.router.placement import LOAD_BOUND, Job, Placement, SwapCosts, hash_order, place
+from services.router.scheduler import Policy
 
 
-class Policy(Protocol):
-    def __call__(self, job: Job, fleet: FleetSnapshot, in_flight: Mapping[str, int], /) -> Choice: ...
+@dataclass(frozen=True)
+class Sight:
+    """How well a fleet is seen.
+
+    With ``noise`` 0.5 a worker's booked work seems up to 50 % more or less than it is, anew at every look. Without
+    ``own_bookings`` only what workers last reported counts.
+    """
+
+    noise: float = 0.0
+    own_bookings: bool = True
+
+
+CLEAR = Sight()
+
+
+class SeenFleet(Fleet):
+    """A fleet that is not seen as it is."""
+
+    def look(self, sight: Sight, rng: random.Random) -> None:
+        self._sight, self._rng = sight, rng
+
+    def snapshot(self) -> FleetSnapshot:
+        snapshot = super().snapshot()
+        if self._sight == CLEAR:
+            return snapshot
+        return replace(snapshot, workers=tuple(map(self._seen, snapshot.workers)))
+
+    def find(self, name: str) -> WorkerView | None:
+        view = super().find(name)
+        return self._seen(view) if view and self._sight != CLEAR else view
+
+    def _seen(self, view: WorkerView) -> WorkerView:
+        sight, booked, waiting = self._sight, view.booked_here, view.waiting
+        if not sight.own_bookings:
+            booked, waiting = sum(w.gpu_seconds for w in view.heartbeat.booked), {}
+        if sight.noise:
+            error = self._rng.uniform(1 - sight.noise, 1 + sight.noise)
+            booked *= error
+            waiting = {brand: replace(each, gpu_seconds=each.gpu_seconds * error) for brand, each in waiting.items()}
+        return replace(view, booked_here=booked, waiting=waiting)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A policy, how it sees the fleet, whether workers that come free take work over, and brands get further homes."""
+
+    policy: Callable[[random.Random], Policy]
+    sight: Sight = CLEAR
+    takes_over: bool = False
+    follows_demand: bool = False
+    costs: Callable[[SwapCosts], SwapCosts] = lambda costs: costs
 
 
 @dataclass(frozen=True)
 class Looksmith:
-    """The router's placement, and by how much it may be wrong.
+    """The router's placement. With ``job_noise`` 0.5 it takes up to 50 % too much or too little for a job."""
 
-    Of 0.5 it takes up to 50 % too much or too little for a worker's booked work, anew at every look (``noise``),
-    or for a job that it books (``job_noise``).
-    """
-
-    costs: SwapCosts
     rng: random.Random
-    noise: float = 0.0
     job_noise: float = 0.0
-    promised: bool = True
-    own_bookings: bool = True
     homes: bool = True
 
-    def __call__(self, job: Job, fleet: FleetSnapshot, _in_flight: Mapping[str, int]) -> Choice:
-        if self.noise or not (self.promised and self.own_bookings):
-            fleet = replace(fleet, workers=tuple(map(self._seen, fleet.workers)))
-        placement = place(job, fleet, fleet.taken_at, costs=self.costs)
-        best = placement.candidates[0]
+    def __call__(
+        self, job: Job, fleet: FleetSnapshot, now: float, /, *, excluded: Collection[str], costs: SwapCosts
+    ) -> Placement:
+        placement = place(job, fleet, now, excluded=excluded, costs=costs)
         if not self.homes:
             able = [candidate for candidate in placement.candidates if candidate.eligible]
             best = min(able, key=lambda candidate: (candidate.expected - candidate.penalty, candidate.worker))
-        return Choice(best.worker, best.painting * self.rng.uniform(1 - self.job_noise, 1 + self.job_noise))
-
-    def _seen(self, view: WorkerView) -> WorkerView:
-        booked, promised = view.booked_here, view.promised
-        if not self.own_bookings:
-            booked, promised = sum(work.gpu_seconds for work in view.heartbeat.booked), frozenset()
-        if not self.promised:
-            promised = frozenset()
-        if self.noise:
-            booked *= self.rng.uniform(1 - self.noise, 1 + self.noise)
-        return replace(view, booked_here=booked, promised=promised)
+            placement = replace(placement, worker=best.worker, tier=best.tier)
+        error = self.rng.uniform(1 - self.job_noise, 1 + self.job_noise)
+        return replace(placement, gpu_seconds=placement.gpu_seconds * error)
 
 
-def one_owner(job: Job, fleet: FleetSnapshot, _in_flight: Mapping[str, int]) -> Choice:
+#: The worker that a job goes to.
+Choice = Callable[[Job, Sequence[WorkerView], FleetSnapshot], str]
+
+
+@dataclass(frozen=True)
+class Other:
+    """A policy that chooses by something else than the time that a job will take."""
+
+    choose: Choice
+
+    def __call__(
+        self, job: Job, fleet: FleetSnapshot, now: float, /, *, excluded: Collection[str], costs: SwapCosts
+    ) -> Placement:
+        placement = place(job, fleet, now, excluded=excluded, costs=costs)
+        worker = self.choose(job, fleet.workers, fleet)
+        return replace(placement, worker=worker, reason="chosen")
+
+
+def one_owner(job: Job, _views: Sequence[WorkerView], fleet: FleetSnapshot) -> str:
     """Plain consistent hashing: the brand's home, always."""
-    return Choice(_order(job, fleet)[0])
+    return hash_order(job.brand, fleet)[0]
 
 
-def bounded_load(job: Job, fleet: FleetSnapshot, in_flight: Mapping[str, int]) -> Choice:
+def bounded_load(job: Job, views: Sequence[WorkerView], fleet: FleetSnapshot) -> str:
     """The first along the hash order with less than 1.25 times its share of all jobs (arXiv 1608.01350)."""
-    jobs = sum(in_flight[view.name] for view in fleet.workers) + 1
-    bound = math.ceil(LOAD_BOUND * jobs / len(fleet.workers))
-    return Choice(next(worker for worker in _order(job, fleet) if in_flight[worker] < bound))
+    in_flight = {view.name: view.jobs_here for view in views}
+    bound = math.ceil(LOAD_BOUND * (sum(in_flight.values()) + 1) / len(views))
+    return next(worker for worker in hash_order(job.brand, fleet) if in_flight[worker] < bound)
 
 
-@dataclass(frozen=True)
-class LeastRequest:
-    rng: random.Random
-
-    def __call__(self, _job: Job, fleet: FleetSnapshot, in_flight: Mapping[str, int]) -> Choice:
-        return Choice(_fewest(fleet.workers, in_flight, self.rng))
+def least_request(rng: random.Random) -> Choice:
+    return lambda _job, views, _fleet: _fewest(views, rng)
 
 
-@dataclass(frozen=True)
-class PreferResident:
+def prefer_resident(rng: random.Random) -> Choice:
     """Least request among those that hold the adapter nearest to the device, as their heartbeats say."""
 
-    rng: random.Random
-
-    def __call__(self, job: Job, fleet: FleetSnapshot, in_flight: Mapping[str, int]) -> Choice:
+    def choose(job: Job, views: Sequence[WorkerView], _fleet: FleetSnapshot) -> str:
         (digest,) = job.digests
-        nearest = min(view.tier(digest) for view in fleet.workers)
-        holders = [view for view in fleet.workers if view.tier(digest) is nearest]
-        return Choice(_fewest(holders, in_flight, self.rng))
+        nearest = min(view.tier(digest) for view in views)
+        return _fewest([view for view in views if view.tier(digest) is nearest], rng)
+
+    return choose
 
 
-@dataclass(frozen=True)
-class Anywhere:
-    rng: random.Random
+def anywhere(rng: random.Random) -> Choice:
+    return lambda _job, views, _fleet: rng.choice(views).name
 
-    def __call__(self, _job: Job, fleet: FleetSnapshot, _in_flight: Mapping[str, int]) -> Choice:
-        return Choice(self.rng.choice(fleet.workers).name)
+
+def _fewest(views: Sequence[WorkerView], rng: random.Random) -> str:
+    fewest = min(view.jobs_here for view in views)
+    return rng.choice([view.name for view in views if view.jobs_here == fewest])
 
 
 WHOLE, NOISY, NOISY_JOBS = "Looksmith", "with 50 % noise", "with 50 % job noise"
 BOUNDED, LEAST = "bounded load", "least request"
 
-Maker = Callable[[SwapCosts, random.Random], Policy]
-BASELINES: dict[str, Maker] = {
-    "one owner": lambda _costs, _rng: one_owner,
-    BOUNDED: lambda _costs, _rng: bounded_load,
-    LEAST: lambda _costs, rng: LeastRequest(rng),
-    "prefer resident": lambda _costs, rng: PreferResident(rng),
-    "random": lambda _costs, rng: Anywhere(rng),
+BASELINES: dict[str, Way] = {
+    "one owner": Way(lambda _rng: Other(one_owner)),
+    BOUNDED: Way(lambda _rng: Other(bounded_load)),
+    LEAST: Way(lambda rng: Other(least_request(rng))),
+    "prefer resident": Way(lambda rng: Other(prefer_resident(rng))),
+    "random": Way(lambda rng: Other(anywhere(rng))),
 }
-ABLATIONS: dict[str, Maker] = {
-    "without penalty": lambda costs, rng: Looksmith(replace(costs, new_home_images=0.0), rng),
-    "without promised": lambda costs, rng: Looksmith(costs, rng, promised=False),
-    "without own bookings": lambda costs, rng: Looksmith(costs, rng, own_bookings=False),
-    "without homes": lambda costs, rng: Looksmith(costs, rng, homes=False),
+_WHOLE = Way(Looksmith, takes_over=True, follows_demand=True)
+ABLATIONS: dict[str, Way] = {
+    "without penalty": replace(_WHOLE, costs=lambda costs: replace(costs, new_home_images=0.0)),
+    "without own bookings": replace(_WHOLE, sight=Sight(own_bookings=False)),
+    "without homes": replace(_WHOLE, policy=lambda rng: Looksmith(rng, homes=False)),
+    "without taking over": replace(_WHOLE, takes_over=False),
+    "without further homes": replace(_WHOLE, follows_demand=False),
 }
-POLICIES: dict[str, Maker] = {
-    WHOLE: Looksmith,
-    NOISY: lambda costs, rng: Looksmith(costs, rng, noise=0.5),
-    NOISY_JOBS: lambda costs, rng: Looksmith(costs, rng, job_noise=0.5),
+POLICIES: dict[str, Way] = {
+    WHOLE: _WHOLE,
+    NOISY: replace(_WHOLE, sight=Sight(noise=0.5)),
+    NOISY_JOBS: replace(_WHOLE, policy=lambda rng: Looksmith(rng, job_noise=0.5)),
     **BASELINES,
     **ABLATIONS,
 }
 
 
-def _order(job: Job, fleet: FleetSnapshot) -> tuple[str, ...]:
-    return consistent_hash.rank(job.brand, {view.name: view.registration.speed for view in fleet.workers})
+class NoDemand(Demand):
+    """Every brand has one home."""
 
-
-def _fewest(views: tuple[WorkerView, ...] | list[WorkerView], in_flight: Mapping[str, int], rng: random.Random) -> str:
-    fewest = min(in_flight[view.name] for view in views)
-    return rng.choice([view.name for view in views if in_flight[view.name] == fewest])
+    def note(self, brand: str, gpu_seconds: float, now: float) -> None:
+        pass

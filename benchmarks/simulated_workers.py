@@ -19,6 +19,8 @@ from looksmith.nouns import Tier
 #: SDXL, rank 16 (docs/figures/engine-cpu.json, swap_bytes).
 ADAPTER_BYTES = 85_114_880
 DEVICE_SLOTS, HOST_SLOTS = 16, 64
+#: The 20 GiB that a worker's disk cache has by default.
+DISK_SLOTS = 20 * 1024**3 // ADAPTER_BYTES
 
 
 class Timeline:
@@ -51,9 +53,9 @@ class Journey:
     bindings: int = 0
     bound: float = 0.0
     found: Tier | None = None
-    fetched_bytes: int = 0
     started: float = 0.0
     finished: float = math.nan  # not yet
+    refused: bool = False
 
     @property
     def seconds(self) -> float:
@@ -61,20 +63,25 @@ class Journey:
 
 
 class LruTiers:
-    """What lies on the device and in host memory, least recently used first; what fits in neither is in the store."""
+    """What lies on device, in memory and on disk, least recently used first; what fits in none is in the store."""
 
-    def __init__(self, *, device_slots: int = DEVICE_SLOTS, host_slots: int = HOST_SLOTS) -> None:
+    def __init__(self, *, device_slots: int = DEVICE_SLOTS, host_slots: int = HOST_SLOTS, disk_slots: int = 0) -> None:
         self._device: OrderedDict[str, None] = OrderedDict()
         self._host: OrderedDict[str, None] = OrderedDict()
-        self._device_slots, self._host_slots = device_slots, host_slots
+        self._disk: OrderedDict[str, None] = OrderedDict()
+        self._device_slots, self._host_slots, self._disk_slots = device_slots, host_slots, disk_slots
 
     def tier(self, digest: str) -> Tier:
         if digest in self._device:
             return Tier.DEVICE
-        return Tier.HOST if digest in self._host else Tier.STORE
+        if digest in self._host:
+            return Tier.HOST
+        return Tier.DISK if digest in self._disk else Tier.STORE
 
     def bring(self, digest: str) -> None:
-        """To host memory, or to the most recent end of it."""
+        """To disk and host memory, or to the most recent end of both."""
+        if self._disk_slots:
+            _keep(self._disk, digest, self._disk_slots)
         _keep(self._host, digest, self._host_slots)
 
     def use(self, digest: str) -> None:
@@ -83,7 +90,8 @@ class LruTiers:
         _keep(self._device, digest, self._device_slots)
 
     def residency(self) -> dict[str, Tier]:
-        return {**dict.fromkeys(self._host, Tier.HOST), **dict.fromkeys(self._device, Tier.DEVICE)}
+        held = {Tier.DISK: self._disk, Tier.HOST: self._host, Tier.DEVICE: self._device}
+        return {digest: tier for tier, digests in held.items() for digest in digests}
 
 
 def _keep(held: OrderedDict[str, None], digest: str, slots: int) -> None:
@@ -94,12 +102,18 @@ def _keep(held: OrderedDict[str, None], digest: str, slots: int) -> None:
 
 
 class SimulatedWorker(Protocol):
-    """``give`` a job, and ``done`` is called at its end, unless ``stop`` took it back before."""
+    """``give`` a job, and ``done`` is called at its end, unless ``stop`` took it back before.
+
+    When each file was fetched is noted in ``fetches``.
+    """
 
     @property
     def tiers(self) -> LruTiers: ...
 
     def give(self, journey: Journey) -> None: ...
+
+    def prefetch(self, digest: str) -> None:
+        """Asks for an adapter to be brought to memory, where that costs the device nothing."""
 
     def stop(self) -> list[Journey]:
         """Loses all that the worker holds; returns its unfinished jobs in order."""
@@ -113,11 +127,12 @@ class SerialWorker:
         *,
         timeline: Timeline,
         done: Callable[[Journey], None],
+        fetches: list[float],
         service_s: float,
         swap_seconds: Mapping[Tier, float],
     ) -> None:
         self.tiers = LruTiers()
-        self._timeline, self._done = timeline, done
+        self._timeline, self._done, self._fetches = timeline, done, fetches
         self._service_s, self._swap_seconds = service_s, swap_seconds
         self._queue: deque[Journey] = deque()
         self._running: Journey | None = None
@@ -128,6 +143,9 @@ class SerialWorker:
         if self._running is None:
             self._swap()
 
+    def prefetch(self, digest: str) -> None:
+        """Does nothing: here a swap takes the device's time, whenever it is done."""
+
     def stop(self) -> list[Journey]:
         self._stopped = True
         return [*([self._running] if self._running else []), *self._queue]
@@ -136,7 +154,8 @@ class SerialWorker:
         journey = self._running = self._queue.popleft()
         journey.started = self._timeline.now
         journey.found = self.tiers.tier(journey.digest)
-        journey.fetched_bytes += ADAPTER_BYTES if journey.found is Tier.STORE else 0
+        if journey.found is Tier.STORE:
+            self._fetches.append(self._timeline.now)
         self._timeline.after(self._swap_seconds[journey.found], partial(self._paint, journey))
 
     def _paint(self, journey: Journey) -> None:
@@ -165,16 +184,18 @@ class OverlappedWorker:
         *,
         timeline: Timeline,
         done: Callable[[Journey], None],
+        fetches: list[float],
         batch_seconds: tuple[float, ...],
         bytes_per_s: float,
         prepare_s: float,
+        from_disk_s: float,
         copy_s: float,
     ) -> None:
-        self.tiers = LruTiers()
-        self._timeline, self._done = timeline, done
+        self.tiers = LruTiers(disk_slots=DISK_SLOTS)
+        self._timeline, self._done, self._fetches = timeline, done, fetches
         self._batch_seconds = batch_seconds
         self._link = SharedLink(timeline=timeline, bytes_per_s=bytes_per_s, landed=self._landed)
-        self._prepare_s, self._copy_s = prepare_s, copy_s
+        self._prepare_s, self._from_disk_s, self._copy_s = prepare_s, from_disk_s, copy_s
         self._queue: deque[Journey] = deque()
         self._batch: list[Journey] = []
         self._coming: set[str] = set()
@@ -184,6 +205,9 @@ class OverlappedWorker:
         self._queue.append(journey)
         self._stage()
         self._begin()
+
+    def prefetch(self, digest: str) -> None:
+        self._bring(digest)
 
     def stop(self) -> list[Journey]:
         self._stopped = True
@@ -197,15 +221,23 @@ class OverlappedWorker:
         """Sees to it that each staged job's adapter is in memory or on its way there, once however many want it."""
         for journey in self._staged():
             tier = self.tiers.tier(journey.digest)
-            fetch = tier is Tier.STORE and journey.digest not in self._coming
-            if fetch:
-                self._coming.add(journey.digest)
-                journey.fetched_bytes += ADAPTER_BYTES
-                self._link.fetch(journey.digest, ADAPTER_BYTES)
-            elif journey.found is None and tier is not Tier.STORE:
-                self.tiers.bring(journey.digest)  # to the recent end: it shall not be evicted before its turn
             if journey.found is None:
-                journey.found = tier if fetch or tier is not Tier.STORE else Tier.HOST  # another job brings it
+                journey.found = Tier.HOST if journey.digest in self._coming else tier  # another job brings it
+                if tier <= Tier.HOST:
+                    self.tiers.bring(journey.digest)  # to the recent end: it shall not be evicted before its turn
+            self._bring(journey.digest)
+
+    def _bring(self, digest: str) -> None:
+        """Begins to bring an adapter to memory, unless it is there or on its way."""
+        tier = self.tiers.tier(digest)
+        if tier <= Tier.HOST or digest in self._coming:
+            return
+        self._coming.add(digest)
+        if tier is Tier.DISK:
+            self._timeline.after(self._from_disk_s, partial(self._prepared, digest))
+        else:
+            self._fetches.append(self._timeline.now)
+            self._link.fetch(digest, ADAPTER_BYTES)
 
     def _landed(self, digest: str) -> None:
         self._timeline.after(self._prepare_s, partial(self._prepared, digest))
@@ -219,7 +251,7 @@ class OverlappedWorker:
     def _begin(self) -> None:
         if self._batch:
             return
-        ready = [journey for journey in self._staged() if self.tiers.tier(journey.digest) is not Tier.STORE]
+        ready = [journey for journey in self._staged() if self.tiers.tier(journey.digest) <= Tier.HOST]
         self._batch = ready[: len(self._batch_seconds)]
         if not self._batch:
             return

@@ -25,7 +25,7 @@ for command, example in (
     (painting.generate, "looksmith generate inkwell 'a red mug on a sky background' -n 2 --show --trace"),
     (publishing.brands, "looksmith brands --json"),
     (publishing.adapters, "looksmith adapters inkwell"),
-    (publishing.promote, "looksmith promote inkwell/house-style@2 --reason 'the client signed it off'"),
+    (publishing.promote, "looksmith promote inkwell/house-style@2 --warm --reason 'the client signed it off'"),
     (publishing.yank, "looksmith yank inkwell/house-style@2 --reason 'the old logo' --replacement 3"),
     (history.rollback, "looksmith rollback inkwell/house-style --reason 'too dark in print'"),
     (history.history, "looksmith history inkwell/house-style --at '2026-11-22 14:00:00'"),
@@ -34,6 +34,10 @@ for command, example in (
     (upkeep.collect, "looksmith collect --dry-run"),
     (fleet.workers, "looksmith workers --routers 127.0.0.1:7400"),
     (fleet.explain, "looksmith explain inkwell"),
+    (fleet.warm, "looksmith warm inkwell/house-style@2"),
+    (fleet.drain, "looksmith drain worker-0 --reason 'a new driver'"),
+    (fleet.evict, "looksmith evict inkwell/house-style@1 --worker worker-0"),
+    (fleet.usage, "looksmith usage inkwell --since '2026-11-22 14:00:00'"),
 ):
     app.command(epilog=f"Example: {example}")(command)
 app.add_typer(upkeep.brand, name="brand")

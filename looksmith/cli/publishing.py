@@ -16,15 +16,18 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn
 from looksmith.cli import checking
 from looksmith.cli.calls import (
     REGISTRY_DEFAULT,
+    ROUTER_DEFAULT,
     AdapterName,
     Json,
     Registry,
+    Router,
     answer,
     as_dict,
     parse_ref,
     run,
     to_registry,
 )
+from looksmith.cli.fleet import warmed
 from looksmith.cli.tables import table
 from looksmith.cli.terminal import Problem, err, note, one_line_errors, out, print_json, progress, say
 from looksmith.convert import lineage_from_pb
@@ -38,6 +41,8 @@ from looksmith.v1 import adapter_pb2, brand_pb2, brand_pb2_grpc, registry_pb2, r
 PAGE = 1000
 #: Adapters whose versions are asked for at the same time.
 LISTS_AT_ONCE = 8
+#: Seconds that workers get to fetch a version before it is promoted.
+WARM_S = 60.0
 
 
 def publish(
@@ -235,11 +240,21 @@ def promote(
     adapter: AdapterName,
     *,
     reason: Annotated[str, typer.Option(help="Why, for the history.")] = "",
+    warm: Annotated[
+        bool, typer.Option("--warm", help="First bring it to the memory of the workers that will paint with it.")
+    ] = False,
     registry: Registry = REGISTRY_DEFAULT,
+    routers: Router = ROUTER_DEFAULT,
 ) -> None:
-    """Put a version into production: what the brand's next pictures are painted with."""
+    """Put a version into production: what the brand's next pictures are painted with.
+
+    With --warm nothing is promoted unless the brand's workers hold the version within a minute.
+    """
 
     async def work() -> None:
+        if warm:
+            held = await warmed(parse_ref(adapter), homes=0, timeout_s=WARM_S, routers=routers)
+            say(f"{adapter} is in the memory of {', '.join(held.workers)}")
         async with to_registry(registry) as channel:
             stub = registry_pb2_grpc.AdapterRegistryServiceStub(channel)
             request = registry_pb2.PromoteAdapterRequest(ref=parse_ref(adapter), reason=reason)

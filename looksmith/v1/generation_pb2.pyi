@@ -226,6 +226,7 @@ class Pinned(_message.Message):
     FINAL_PROMPT_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     ROUTER_FIELD_NUMBER: _builtins.int
+    PORTION_FIELD_NUMBER: _builtins.int
     recipe_digest: _builtins.str
     """Digest of the recipe, 64 lower-case hex digits."""
     final_prompt: _builtins.str
@@ -234,6 +235,10 @@ class Pinned(_message.Message):
     """Number of this attempt, from 1."""
     router: _builtins.str
     """Name of the router that sends it."""
+    portion: _builtins.int
+    """Number of the portion, from 1, where the router shares the images out; portions of one request may meet at a worker.
+    0: the whole request.
+    """
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_adapter_pb2.PinnedAdapter]:
         """Adapters with version and digest."""
@@ -246,10 +251,11 @@ class Pinned(_message.Message):
         final_prompt: _builtins.str = ...,
         attempt: _builtins.int = ...,
         router: _builtins.str = ...,
+        portion: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "attempt", b"attempt", "final_prompt", b"final_prompt", "recipe_digest", b"recipe_digest", "router", b"router"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "attempt", b"attempt", "final_prompt", b"final_prompt", "portion", b"portion", "recipe_digest", b"recipe_digest", "router", b"router"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,13 +40,17 @@ class ImageFormat(StrEnum):
 
 @dataclass(frozen=True)
 class Pinned:
-    """What a router resolved once for all attempts; a worker that gets it resolves nothing itself."""
+    """What a router resolved once for all attempts; a worker that gets it resolves nothing itself.
+
+    ``portion`` numbers the portions of a request whose images are shared out; 0: the whole request.
+    """
 
     adapters: tuple[PinnedAdapter, ...]
     recipe_digest: str
     final_prompt: str
     attempt: int
     router: str
+    portion: int = 0
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,26 @@ class Accepted:
 
 
 @dataclass(frozen=True)
+class Queued:
+    """The request waits; ``expected_s`` from now, None if nobody knows."""
+
+    reason: str
+    waited_s: float
+    expected_s: float | None = None
+
+
+@dataclass(frozen=True)
 class Placed:
-    """``tier`` is where the slowest adapter was found; None: the request needs none."""
+    """``tier`` is where the slowest adapter was found; None: the request needs none.
+
+    ``images`` are those that the worker paints; none: all that are left.
+    """
 
     worker: str
     reason: str
     tier: Tier | None
     attempt: int
+    images: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,4 +124,4 @@ class Finished:
     attempts: int
 
 
-Event = Accepted | Placed | Swapped | Step | Preview | Chunk | ImageDone | ImageRestarted | Finished
+Event = Queued | Accepted | Placed | Swapped | Step | Preview | Chunk | ImageDone | ImageRestarted | Finished

@@ -13,6 +13,7 @@ from services.chassis.painting_events import (
     ImageRestarted,
     Placed,
     Preview,
+    Queued,
     Step,
     Swapped,
     Timings,
@@ -20,12 +21,14 @@ from services.chassis.painting_events import (
 from services.chassis.painting_pb import IMAGE_FORMAT_TO_PB, duration_to_pb, tier_to_pb
 
 
-def event_to_pb(event: Event) -> pb.GenerateResponse:  # noqa: PLR0911  # one a kind of event
+def event_to_pb(event: Event) -> pb.GenerateResponse:  # noqa: C901, PLR0911  # one a kind of event
     match event:
+        case Queued():
+            return pb.GenerateResponse(queued=_queued_to_pb(event))
         case Accepted():
             return pb.GenerateResponse(accepted=_accepted_to_pb(event))
-        case Placed(worker, reason, tier, attempt):
-            placed = pb.Placed(worker=worker, reason=reason, tier=tier_to_pb(tier), attempt=attempt)
+        case Placed(worker, reason, tier, attempt, images):
+            placed = pb.Placed(worker=worker, reason=reason, tier=tier_to_pb(tier), attempt=attempt, images=images)
             return pb.GenerateResponse(placed=placed)
         case Swapped():
             return pb.GenerateResponse(swapped=_swapped_to_pb(event))
@@ -41,6 +44,13 @@ def event_to_pb(event: Event) -> pb.GenerateResponse:  # noqa: PLR0911  # one a 
             return pb.GenerateResponse(image_restarted=pb.ImageRestarted(image=image))
         case Finished():
             return pb.GenerateResponse(finished=_finished_to_pb(event))
+
+
+def _queued_to_pb(queued: Queued) -> pb.Queued:
+    message = pb.Queued(reason=queued.reason, waited=duration_to_pb(queued.waited_s))
+    if queued.expected_s is not None:
+        message.expected.CopyFrom(duration_to_pb(queued.expected_s))
+    return message
 
 
 def _accepted_to_pb(accepted: Accepted) -> pb.Accepted:

@@ -74,6 +74,7 @@ def _pinned_from_pb(message: pb.Pinned) -> Pinned:
         final_prompt=message.final_prompt,
         attempt=message.attempt,
         router=message.router,
+        portion=message.portion,
     )
 
 
@@ -113,6 +114,7 @@ def _pinned_to_pb(pinned: Pinned) -> pb.Pinned:
         final_prompt=pinned.final_prompt,
         attempt=pinned.attempt,
         router=pinned.router,
+        portion=pinned.portion,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -55,13 +56,18 @@ CHUNK_BYTES = 256 * 1024
 ASKED_DIRECTLY = "asked directly"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Try:
-    """A request that is being painted."""
+    """A request that is being painted, or a portion of one."""
 
     content: str
     settled: Settled
     painting: Painting
+
+    def complements(self, other: _Try) -> bool:
+        """Whether the two are portions of one request, shared out by one router."""
+        mine, its = self.settled.request.pinned, other.settled.request.pinned
+        return bool(mine and its and mine.router == its.router and mine.portion != its.portion and its.portion)
 
 
 @dataclass
@@ -88,7 +94,7 @@ class Generation:
     ) -> None:
         self._worker, self._engine, self._settler, self._painter = worker, engine, settler, painter
         self._withdrawals, self._tier_of, self._clock, self._new_id = withdrawals, tier_of, clock, new_id
-        self._tries: dict[str, _Try] = {}
+        self._tries: defaultdict[str, list[_Try]] = defaultdict(list)  # by request
 
     async def generate(self, request: PaintRequest, *, left_s: float | None) -> AsyncGenerator[Event, None]:
         """Replies in the order of generation.proto. ``left_s``: seconds until the caller gives up; None: never.
@@ -131,14 +137,17 @@ class Generation:
                 log.info("job.withdrawn", request_id=current.settled.request.request_id, reason=refusal.reason)
                 await current.painting.curtail(refusal)
 
-        await asyncio.gather(*map(look_at, self._tries.values()))
+        await asyncio.gather(*map(look_at, itertools.chain.from_iterable(self._tries.values())))
 
     async def _refusal(self, current: _Try) -> LooksmithError | None:
         return await self._withdrawals.refusal(current.settled.request.brand, current.settled.adapters)
 
     @contextmanager
     def _only_try(self, settled: Settled, painting: Painting) -> Iterator[_Try]:
-        """Ends an earlier try of the same request. From entry on, ``end_refused`` knows this one.
+        """Ends earlier tries of the same request. From entry on, ``end_refused`` knows this one.
+
+        Another portion that the same router has sent is no earlier try: the images are shared out, and portions may
+        meet here once another worker is lost.
 
         Raises:
             RequestIdReused: the earlier request under this id had other content.
@@ -148,15 +157,20 @@ class Generation:
             settled.request, seed=settled.seed, adapters=settled.adapters, recipe=settled.recipe.name
         )
         current = _Try(content, settled, painting)
-        if earlier := self._tries.get(identity):
-            if earlier.content != current.content:
-                raise RequestIdReused(identity)
-            earlier.painting.give_up(Superseded(identity))
-        self._tries[identity] = current
+        known = self._tries[identity]
         try:
+            for earlier in list(known):
+                if earlier.content != current.content:
+                    raise RequestIdReused(identity)
+                if not current.complements(earlier):
+                    known.remove(earlier)
+                    earlier.painting.give_up(Superseded(identity))
+            known.append(current)
             yield current
         finally:
-            if self._tries[identity] is current:
+            if current in known:
+                known.remove(current)
+            if not known and self._tries.get(identity) is known:
                 del self._tries[identity]
 
     async def _replies(self, event: JobEvent, settled: Settled, spent: _Spent) -> AsyncIterator[Event]:

@@ -25,20 +25,50 @@ tracer = trace.get_tracer(__name__)
 
 
 @dataclass(frozen=True)
+class Share:
+    """What a brand may have of the fleet; 0: no limit."""
+
+    weight: float = 1.0
+    max_queued_jobs: int = 0
+    gpu_seconds_per_minute: float = 0.0
+
+    def of(self, brand: Brand) -> Share:
+        """A brand's own share, as far as its record names one; else this."""
+        limits = brand.limits
+        return Share(
+            weight=brand.fair_share_weight or self.weight,
+            max_queued_jobs=limits.max_queued_jobs or self.max_queued_jobs,
+            gpu_seconds_per_minute=limits.max_gpu_seconds_per_minute or self.gpu_seconds_per_minute,
+        )
+
+
+@dataclass(frozen=True)
 class Admitted:
-    """A request with nothing left open, and the try that will paint it."""
+    """A request with nothing left open, the try that will paint it, and what its brand may have."""
 
     settled: Settled
     this_try: Try
     stale_since: datetime | None = None
+    share: Share = Share()
 
 
 class Admission:
-    def __init__(self, *, registry: Registry, fleet: Fleet, memory: RequestMemory, default_recipe: str = "") -> None:
+    """``share`` is that of brands whose records say nothing."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        fleet: Fleet,
+        memory: RequestMemory,
+        default_recipe: str = "",
+        share: Share = Share(),
+    ) -> None:
         self._registry = registry
         self._fleet = fleet
         self._memory = memory
         self._default_recipe = default_recipe
+        self._share = share
 
     async def admit(self, request: PaintRequest) -> Admitted:
         """Settles a request and opens its try; an earlier try under the same id ends.
@@ -52,7 +82,7 @@ class Admission:
         """
         with tracer.start_as_current_span("admit", record_exception=False) as span:
             remembered = self._memory.recall(request.request_id)
-            settled, resolved = await self._settle(request, remembered)
+            settled, resolved, brand = await self._settle(request, remembered)
             content = content_digest(request, seed=settled.seed, adapters=settled.adapters, recipe=settled.recipe.name)
             settled, this_try = self._memory.begin(settled, resolved, content)
             span.set_attributes(
@@ -63,20 +93,20 @@ class Admission:
                 }
             )
             stale = [answer.stale_since for answer in resolved.values() if answer.stale_since]
-            return Admitted(settled, this_try, min(stale, default=None))
+            return Admitted(settled, this_try, min(stale, default=None), self._share.of(brand))
 
     def ended(self, admitted: Admitted) -> None:
         """Frees the id of a request that is over before any worker has accepted it."""
         self._memory.give_back(admitted.settled.request.request_id, admitted.this_try)
 
-    async def preview(self, request: PaintRequest) -> Settled:
+    async def preview(self, request: PaintRequest) -> Admitted:
         """Settles a request that nobody will paint; remembers nothing. Raises as ``admit``."""
-        settled, _ = await self._settle(request, None)
-        return settled
+        settled, _, brand = await self._settle(request, None)
+        return Admitted(settled, Try(), share=self._share.of(brand))
 
     async def _settle(
         self, request: PaintRequest, remembered: Remembered | None
-    ) -> tuple[Settled, Mapping[AdapterUse, Resolved]]:
+    ) -> tuple[Settled, Mapping[AdapterUse, Resolved], Brand]:
         if request.pinned:
             raise InvalidField("pinned", "is set by routers, never by callers")
         brand = await self._registry.get_brand(request.brand)
@@ -84,7 +114,7 @@ class Admission:
         name = request.recipe or known or brand.recipe or self._default_recipe
         recipe = find_recipe(name, self._fleet.snapshot())
         resolved = await self._resolve(brand, request.uses(brand), remembered)
-        return settle(request, brand=brand, resolved=resolved, recipe=recipe), resolved
+        return settle(request, brand=brand, resolved=resolved, recipe=recipe), resolved, brand
 
     async def _resolve(
         self, brand: Brand, uses: tuple[AdapterUse, ...], remembered: Remembered | None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import xxhash
 
@@ -17,7 +18,13 @@ def rank(brand: str, workers: Mapping[str, float]) -> tuple[str, ...]:
     A worker's share of all brands is its weight over the sum of weights. The score is -w / ln(u), with u drawn from
     (brand, worker): Schindelhauer and Schomaker, "Weighted distributed hash tables", SPAA 2005.
     """
-    return tuple(sorted(workers, key=lambda worker: (-_score(brand, worker, workers[worker]), worker)))
+    return _rank(brand, tuple(workers.items()))
+
+
+@lru_cache(maxsize=4096)  # a placement asks for every request, the answer changes with the fleet
+def _rank(brand: str, workers: tuple[tuple[str, float], ...]) -> tuple[str, ...]:
+    scores = {worker: _score(brand, worker, weight) for worker, weight in workers}
+    return tuple(sorted(scores, key=lambda worker: (-scores[worker], worker)))
 
 
 def _score(brand: str, worker: str, weight: float) -> float:

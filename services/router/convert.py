@@ -41,6 +41,7 @@ _STATES = {
     WorkerState.READY: pb.WORKER_STATE_READY,
     WorkerState.DRAINING: pb.WORKER_STATE_DRAINING,
     WorkerState.EJECTED: pb.WORKER_STATE_EJECTED,
+    WorkerState.STALLED: pb.WORKER_STATE_STALLED,
 }
 _STATES_FROM_PB = {message: state for state, message in _STATES.items()}
 
@@ -122,6 +123,7 @@ def heartbeat_from_pb(message: pb.WorkerHeartbeat) -> Heartbeat:
         last_errors=tuple(
             WorkerFault(convert.time_from_pb(fault.time), fault.reason, fault.message) for fault in message.last_errors
         ),
+        stalled_s=message.stalled.ToTimedelta().total_seconds(),
     )
 
 
@@ -146,6 +148,7 @@ def heartbeat_to_pb(heartbeat: Heartbeat) -> pb.WorkerHeartbeat:
             pb.WorkerError(time=convert.time_to_pb(fault.time), reason=fault.reason, message=fault.message)
             for fault in heartbeat.last_errors
         ],
+        stalled=duration_to_pb(heartbeat.stalled_s) if heartbeat.stalled_s else None,
     )
 
 

@@ -35,6 +35,7 @@ def _last_to_pb(last: LastEvent) -> pb.GenerateResponse:
     message = pb.GenerateResponse()
     message.CopyFrom(_message_of(last.event))
     message.finished.attempts = last.attempts
+    message.finished.gpu_seconds = last.gpu_seconds
     message.finished.timings.total.CopyFrom(duration_to_pb(last.total_s))
     message.finished.timings.queue.CopyFrom(duration_to_pb(last.queue_s))
     return message

@@ -1,61 +1,62 @@
-"""Runs an admitted request: places it, books the work, relays a worker's stream, and replaces a worker that fails.
+"""Runs an admitted request: shares it out, waits its turn, relays the workers' streams, and replaces workers that fail.
 
-Holds one message at a time, so a slow caller slows its worker; knows workers through ports.py only.
+When and where a job starts is the scheduler's decision; knows workers through ports.py only. Holds one message at a
+time, so a slow caller slows its workers.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 import structlog
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 
-from looksmith.errors import (
-    Aborted,
-    Cancelled,
-    DataLoss,
-    DeadlineExceeded,
-    Internal,
-    LooksmithError,
-    ResourceExhausted,
-    Unavailable,
-)
-from services.chassis.painting import Pinned, Settled
-from services.chassis.painting_events import Accepted, ImageRestarted, Placed
+from looksmith.errors import LooksmithError
+from services.chassis.painting import Settled
+from services.chassis.painting_events import Accepted, ImageRestarted, Placed, Queued
 from services.router import metrics
 from services.router.admission import Admitted
-from services.router.errors import NoWorker, RequestSuperseded, WorkerLost
+from services.router.attempt import Attempt, AttemptFailed, placement_attributes
+from services.router.errors import RequestSuperseded, WorkerLost, WorkerNotFound
 from services.router.events import Kind, LastEvent, RouterEvent, WorkerEvent
-from services.router.fleet import Booking, Fleet
+from services.router.fleet import Fleet
+from services.router.merging import merged
 from services.router.placement import Job, Placement, place
-from services.router.ports import WorkerCall, WorkerConnection
-from services.router.request_memory import Try, nothing
+from services.router.portions import dealt, portion_sizes
+from services.router.ports import WorkerConnection
+from services.router.rate_limits import RateLimits
+from services.router.request_memory import nothing
+from services.router.retry_budget import RetryBudget
+from services.router.scheduler import Scheduler, Ticket
+from services.router.usage import Usage
+from services.router.waiting_room import TOLD_EVERY_S
+from services.router.watchdog import Watchdog
 
 log = structlog.get_logger()
 tracer = trace.get_tracer(__name__)
 
-#: How a worker fails at what another one may do. All else is the request's own fault, or its deadline's.
-WORKER_FAILURES = (Unavailable, Internal, Aborted, Cancelled, ResourceExhausted, DataLoss)
 
+@dataclass(eq=False)
+class Portion:
+    """Images of a request that one worker paints at a time; ``number`` 0: all of them."""
 
-@dataclass
-class Progress:
-    """How far a request has come: what its caller holds, and which workers failed it."""
-
+    number: int
     settled: Settled
-    arrived: float
-    deadline: float
-    queue_s: float = 0.0
+    ticket: Ticket
+    bound: asyncio.Future[None]
     failed: dict[str, LooksmithError] = field(default_factory=dict)  # by worker, in order
+    redispatched: int = 0
     partial: set[int] = field(default_factory=set)  # images of which the caller holds some chunks
-    finished: bool = False
+    finished: WorkerEvent | None = None
+    attempt: Attempt | None = None
 
     @property
-    def attempt(self) -> int:
-        return len(self.failed) + 1
+    def images(self) -> tuple[int, ...]:
+        """What a caller is told that it is about; empty: all that are left."""
+        return self.settled.images_to_paint if self.number else ()
 
     def note(self, event: WorkerEvent) -> None:
         if event.kind is Kind.CHUNK:
@@ -63,195 +64,243 @@ class Progress:
         elif event.kind is Kind.IMAGE_DONE:
             self.partial.discard(event.image)
             request = self.settled.request
-            request = replace(request, images_done=request.images_done | {event.image})
-            self.settled = replace(self.settled, request=request)
+            self.settled = replace(
+                self.settled, request=replace(request, images_done=request.images_done | {event.image})
+            )
         elif event.kind is Kind.FINISHED:
-            self.finished = True
+            self.finished = event
 
 
-@dataclass(frozen=True)
-class Berth:
-    """A worker that a request is bound to, with the work booked on it."""
+@dataclass(eq=False)
+class Run:
+    """A request while it runs."""
 
-    placement: Placement
-    worker: str
-    connection: WorkerConnection
-    booking: Booking
+    admitted: Admitted
+    arrived: float
+    deadline: float
+    admitted_at: float
+    portions: list[Portion] = field(default_factory=list)
+    queue_s: float | None = None  # until its first portion was bound
 
+    @property
+    def brand(self) -> str:
+        return self.admitted.settled.request.brand
 
-class AttemptFailed(Exception):
-    """A worker failed at what another one may do; never leaves this module."""
-
-    def __init__(self, worker: str, error: LooksmithError) -> None:
-        super().__init__(worker)
-        self.worker, self.error = worker, error
+    @property
+    def finished(self) -> bool:
+        return all(portion.finished for portion in self.portions)
 
 
 class Dispatcher:
-    """``clock`` is the fleet's: monotonic seconds."""
+    """``clock`` is the fleet's: monotonic seconds. ``max_redispatches`` are those of one portion."""
 
-    def __init__(self, *, router: str, fleet: Fleet, max_redispatches: int, clock: Callable[[], float]) -> None:
-        self._router = router
-        self._fleet = fleet
-        self._max_redispatches = max_redispatches
-        self._clock = clock
+    def __init__(
+        self,
+        *,
+        router: str,
+        fleet: Fleet,
+        scheduler: Scheduler,
+        watchdog: Watchdog,
+        budget: RetryBudget,
+        limits: RateLimits,
+        usage: Usage,
+        max_redispatches: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._router, self._fleet, self._scheduler, self._watchdog = router, fleet, scheduler, watchdog
+        self._budget, self._limits, self._usage = budget, limits, usage
+        self._max_redispatches, self._clock = max_redispatches, clock
 
     async def run(self, admitted: Admitted, *, arrived: float, deadline: float) -> AsyncGenerator[RouterEvent, None]:
         """All that happens until the request has ended; ``arrived`` and ``deadline`` are on the clock.
 
         Raises:
             NoWorker: nobody can take it.
+            ResourceExhausted: it can't be done in time, or its brand has used up what it may.
             RequestSuperseded: a retry took over.
             LooksmithError: what the last worker answered.
         """
-        progress = Progress(admitted.settled, arrived, deadline)
-        admitted_at = self._clock()
-        with tracer.start_as_current_span("queue"):
+        share = admitted.share
+        self._budget.request()
+        self._limits.check(admitted.settled.request.brand, share.gpu_seconds_per_minute)
+        run = Run(admitted, arrived, deadline, self._clock())
+        try:
+            self._enter(run)
+            admitted.this_try.stop = lambda: self._stop(run)
             yield Accepted(admitted.settled, admitted.stale_since)
-        progress.queue_s = self._clock() - admitted_at
-        metrics.queued.record(progress.queue_s)
+            async with aclosing(merged([self._portion(run, portion) for portion in run.portions])) as events:
+                async for event in events:
+                    yield event
+        finally:
+            admitted.this_try.stop = nothing
+            for portion in run.portions:
+                self._scheduler.leave(portion.ticket)
+
+    def explain(self, settled: Settled, *, weight: float) -> Placement:
+        """Where a request would be bound now; books nothing."""
+        return place(Job.of(settled, weight=weight), self._fleet.snapshot(), self._clock())
+
+    # Waiting
+
+    def _enter(self, run: Run) -> None:
+        """Shares the images out and puts each portion into the queue, all of them or none."""
+        settled = run.admitted.settled
+        job = Job.of(settled, weight=run.admitted.share.weight)
+        shares = dealt(settled.images_to_paint, portion_sizes(job, self._fleet.snapshot(), self._clock()))
+        for number, images in enumerate(shares, start=1 if len(shares) > 1 else 0):
+            others = set(settled.images_to_paint) - set(images)
+            request = replace(settled.request, images_done=settled.request.images_done | others)
+            run.portions.append(self._entered(run, number, replace(settled, request=request)))
+        seconds = sum(portion.ticket.placement.gpu_seconds for portion in run.portions)
+        self._limits.spend(run.brand, run.admitted.share.gpu_seconds_per_minute, seconds)
+
+    def _entered(self, run: Run, number: int, settled: Settled) -> Portion:
+        bound = asyncio.get_running_loop().create_future()
+        ticket = self._ticket(run, settled, bound)
+        return Portion(number, settled, ticket, bound)
+
+    def _ticket(
+        self, run: Run, settled: Settled, bound: asyncio.Future[None], failed: dict[str, LooksmithError] | None = None
+    ) -> Ticket:
+        with tracer.start_as_current_span("place", record_exception=False) as span:
+            ticket = self._scheduler.enter(
+                Job.of(settled, weight=run.admitted.share.weight),
+                arrived=run.arrived,
+                deadline=run.deadline,
+                settled=lambda error: _settle(bound, error),
+                excluded=failed or (),
+                paid=failed is not None,
+                most_waiting=run.admitted.share.max_queued_jobs,
+            )
+            span.set_attributes(placement_attributes(ticket.placement))
+            span.set_attribute("looksmith.candidates", len(ticket.placement.candidates))
+        return ticket
+
+    async def _turn(self, run: Run, portion: Portion) -> AsyncGenerator[Queued, None]:
+        """Ends once the portion is bound; until then says now and then that it waits. Raises what became of it."""
+        with tracer.start_as_current_span("queue", record_exception=False):
+            while not portion.bound.done():
+                await asyncio.wait({portion.bound}, timeout=TOLD_EVERY_S)
+                if not portion.bound.done() and portion.number <= 1:
+                    ticket = portion.ticket
+                    reason = f"waits for {ticket.worker}" if ticket.worker else "no worker is ready"
+                    waited = self._clock() - run.arrived
+                    yield Queued(reason, waited, self._scheduler.expected_wait(ticket))
+            portion.bound.result()
+        if run.queue_s is None:
+            run.queue_s = self._clock() - run.admitted_at
+            metrics.queued.record(run.queue_s)
+
+    def _stop(self, run: Run) -> None:
+        """Frees workers at once, though the caller of the superseded try may still be slow to take its last message."""
+        for portion in run.portions:
+            _settle(portion.bound, RequestSuperseded(run.admitted.settled.request.request_id))
+            if portion.attempt and portion.attempt.call:
+                portion.attempt.call.cancel()
+            self._scheduler.leave(portion.ticket)
+
+    # Attempts
+
+    async def _portion(self, run: Run, portion: Portion) -> AsyncGenerator[RouterEvent, None]:
         while True:  # ends: a failed worker is not asked again, and only so many may fail
             try:
-                async with aclosing(self._attempt(admitted.this_try, progress)) as events:
+                async with aclosing(self._attempt(run, portion)) as events:
                     async for event in events:
                         yield event
             except AttemptFailed as failure:
-                self._note_failure(failure, progress)
-                for image in sorted(progress.partial):
+                self._dispatch_again(run, portion, failure)
+                for image in sorted(portion.partial):
                     yield ImageRestarted(image)
-                progress.partial.clear()
+                portion.partial.clear()
             else:
                 return
 
-    def explain(self, settled: Settled) -> Placement:
-        """Where a request would be bound now; books nothing."""
-        return place(Job.of(settled), self._fleet.snapshot(), self._clock())
-
-    async def _attempt(self, this_try: Try, progress: Progress) -> AsyncGenerator[RouterEvent, None]:
-        berth = self._berth(progress)
+    async def _attempt(self, run: Run, portion: Portion) -> AsyncGenerator[RouterEvent, None]:
+        async with aclosing(self._turn(run, portion)) as waiting:
+            async for queued in waiting:
+                yield queued
+        placement, number = portion.ticket.placement, len(portion.failed) + 1
+        worker = portion.ticket.worker
         try:
-            with _attempt_span(berth, progress.attempt) as span:
-                yield Placed(berth.worker, berth.placement.reason, berth.placement.tier, progress.attempt)
-                if this_try.superseded:
-                    raise RequestSuperseded(progress.settled.request.request_id)
-                with _failures_named(berth.worker, this_try, progress):
-                    async with self._call(berth, progress, span) as call:
-                        this_try.stop = lambda: _stop(call, berth.booking)
-                        async for event in call:
-                            this_try.accepted = True  # one that refuses says nothing before
-                            if event.kind in {Kind.ACCEPTED, Kind.PLACED}:
-                                continue  # the router has said these
-                            progress.note(event)
-                            yield self._passed_on(event, berth.worker, progress)
-                        if not progress.finished:
-                            raise Internal(f"worker {berth.worker!r} ended its stream without finishing")
+            attempt = portion.attempt = Attempt(number, placement, self._connection(worker), self._clock())
+            log.info("request.placed", worker=worker, reason=placement.reason, attempt=number)
+            yield Placed(worker, placement.reason, placement.tier, number, portion.images)
+            this_try = run.admitted.this_try
+            if this_try.superseded:
+                raise RequestSuperseded(run.admitted.settled.request.request_id)
+            events = attempt.events(
+                portion.settled,
+                router=self._router,
+                portion=portion.number,
+                timeout_s=run.deadline - self._clock(),
+                this_try=this_try,
+            )
+            with self._watchdog.watching(attempt):
+                async with aclosing(events):
+                    async for event in events:
+                        this_try.accepted = True  # one that refuses says nothing before
+                        attempt.last_word = self._clock()
+                        if event.kind in {Kind.ACCEPTED, Kind.PLACED}:
+                            continue  # the router has said these
+                        portion.note(event)
+                        if told := self._told(run, event, worker):
+                            yield told
         finally:
-            this_try.stop = nothing  # the memory of the request outlives the call, and must not hold its channel
-            berth.booking.release()
+            portion.attempt = None
+            self._scheduler.leave(portion.ticket)
 
-    def _berth(self, progress: Progress) -> Berth:
-        """Places and books in one go: nothing else runs between, so two requests don't both find a worker free."""
-        job = Job.of(progress.settled)
-        with tracer.start_as_current_span("place", record_exception=False) as span:
-            placement = place(job, self._fleet.snapshot(), self._clock(), excluded=progress.failed)
-            if placement.worker is None:
-                if progress.failed:
-                    raise list(progress.failed.values())[-1]
-                whys = "; ".join(f"{c.worker}: {c.reason}" for c in placement.candidates)
-                raise NoWorker(f"no worker can take it ({whys or 'none has joined this router'})")
-            span.set_attributes(_attributes(placement))
-            span.set_attribute("looksmith.candidates", len(placement.candidates))
-        log.info("request.placed", worker=placement.worker, reason=placement.reason, attempt=progress.attempt)
-        return Berth(
-            placement,
-            placement.worker,
-            self._fleet.member(placement.worker).connection,
-            self._fleet.book(placement.worker, placement.gpu_seconds, job.digests),
-        )
+    def _connection(self, worker: str) -> WorkerConnection:
+        try:
+            return self._fleet.member(worker).connection
+        except WorkerNotFound:
+            raise AttemptFailed(worker, WorkerLost(worker, "it has just left"), begun=False) from None
 
-    def _call(self, berth: Berth, progress: Progress, span: trace.Span) -> AbstractAsyncContextManager[WorkerCall]:
-        timeout_s = progress.deadline - self._clock()
-        if timeout_s <= 0:
-            raise DeadlineExceeded("the deadline passed before a worker could begin")
-        settled = progress.settled
-        pinned = Pinned(settled.adapters, settled.recipe.digest, settled.final_prompt, progress.attempt, self._router)
-        metadata: dict[str, str] = {}
-        propagate.inject(metadata, trace.set_span_in_context(span))
-        return berth.connection.generate(settled, pinned, timeout_s=timeout_s, metadata=metadata)
-
-    def _passed_on(self, event: WorkerEvent, worker: str, progress: Progress) -> RouterEvent:
-        """The event for the caller, counted; the router adds what it knows better to the last one."""
-        brand = {"brand": progress.settled.request.brand}
+    def _told(self, run: Run, event: WorkerEvent, worker: str) -> RouterEvent | None:
+        """What the caller is told of an event, counted: the last of the last portion sums all of them up."""
         if event.kind is Kind.IMAGE_DONE:
-            metrics.images.add(1, brand)
+            metrics.images.add(1, {"brand": run.brand})
+            self._usage.add(run.brand, images=1)
         if event.kind is not Kind.FINISHED:
             return event
         self._fleet.succeeded(worker)
-        metrics.gpu_seconds.add(event.gpu_seconds, brand)
-        return LastEvent(event, self._clock() - progress.arrived, progress.queue_s, progress.attempt)
+        metrics.gpu_seconds.add(event.gpu_seconds, {"brand": run.brand})
+        self._usage.add(run.brand, gpu_seconds=event.gpu_seconds)
+        if not run.finished:
+            return None
+        spent = sum(portion.finished.gpu_seconds for portion in run.portions if portion.finished)
+        booked = sum(portion.ticket.placement.gpu_seconds for portion in run.portions)
+        self._limits.spend(run.brand, run.admitted.share.gpu_seconds_per_minute, spent - booked)
+        total_s = self._clock() - run.arrived
+        attempts = 1 + sum(len(portion.failed) for portion in run.portions)
+        return LastEvent(event, total_s, run.queue_s or 0.0, attempts, spent)
 
-    def _note_failure(self, failure: AttemptFailed, progress: Progress) -> None:
+    def _dispatch_again(self, run: Run, portion: Portion, failure: AttemptFailed) -> None:
+        """Puts a portion whose worker failed it back into the queue, ahead of its brand's turn.
+
+        Raises:
+            LooksmithError: the worker's, if no other one may be asked.
+        """
         worker, error = failure.worker, failure.error
         log.warning("attempt.failed", worker=worker, reason=error.reason, message=error.message)
-        # Whoever is busy, leaves, or waits for the registry is not broken.
-        if isinstance(error, WorkerLost) or not isinstance(error, ResourceExhausted | Unavailable):
+        if failure.blamed:
             self._fleet.failed(worker)
-        if len(progress.failed) == self._max_redispatches:
-            raise error
-        progress.failed[worker] = error
+        portion.failed[worker] = error
+        if failure.begun:  # one that was busy or leaving has cost nothing
+            if portion.redispatched == self._max_redispatches or not self._budget.spend():
+                raise error
+            portion.redispatched += 1
+        portion.bound = asyncio.get_running_loop().create_future()
+        try:
+            portion.ticket = self._ticket(run, portion.settled, portion.bound, portion.failed)
+        except LooksmithError:
+            raise error from None
 
 
-@contextmanager
-def _failures_named(worker: str, this_try: Try, progress: Progress) -> Iterator[None]:
-    """Tells how a worker's stream ended by the exceptions that dispatch acts on."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        if this_try.superseded:
-            raise RequestSuperseded(progress.settled.request.request_id) from None
-        raise
-    except WORKER_FAILURES as error:
-        if not progress.finished:  # else the caller has all there is, and a connection lost now harms nobody
-            raise AttemptFailed(worker, error) from error
-
-
-@contextmanager
-def _attempt_span(berth: Berth, attempt: int) -> Iterator[trace.Span]:
-    """One span an attempt. Not the current one: a generator's frames would leak it into its caller's context."""
-    span = tracer.start_span("attempt", attributes={"looksmith.attempt": attempt, **_attributes(berth.placement)})
-    outcome, reason = "finished", ""
-    try:
-        yield span
-    except AttemptFailed as failure:
-        outcome, reason = "failed", failure.error.reason
-        raise
-    except RequestSuperseded:
-        outcome = "superseded"
-        raise
-    except LooksmithError as refusal:
-        outcome, reason = "refused", refusal.reason
-        raise
-    except BaseException:
-        outcome, reason = "cancelled", Cancelled.reason  # by the caller, or since its deadline passed
-        raise
-    finally:
-        span.set_attribute("looksmith.outcome", outcome)
-        if reason:
-            span.set_status(trace.StatusCode.ERROR, reason)
-        metrics.attempts.add(1, {"outcome": outcome})
-        span.end()
-
-
-def _attributes(placement: Placement) -> dict[str, str]:
-    tier = placement.tier.name.lower() if placement.tier else ""
-    return {
-        "looksmith.worker": placement.worker or "",
-        "looksmith.placement.reason": placement.reason,
-        "looksmith.tier": tier,
-    }
-
-
-def _stop(call: WorkerCall, booking: Booking) -> None:
-    """Frees a worker at once, though the caller of the superseded try may still be slow to take its last message."""
-    call.cancel()
-    booking.release()
+def _settle(bound: asyncio.Future[None], error: LooksmithError | None) -> None:
+    if bound.done():
+        return
+    if error:
+        bound.set_exception(error)
+        bound.exception()  # whoever waits for it hears of it; one that nobody waits for any more is no news
+    else:
+        bound.set_result(None)

@@ -3,7 +3,8 @@
 LooksmithError
 ├── InvalidArgument
 │   ├── SessionOutOfOrder      a session didn't begin with its one registration
-│   └── RecipeAmbiguous        no recipe was named, and the fleet serves several
+│   ├── RecipeAmbiguous        no recipe was named, and the fleet serves several
+│   └── UsageNotKept           usage from a time that this router does not remember
 ├── NotFound
 │   ├── RecipeNotFound
 │   └── WorkerNotFound
@@ -13,10 +14,18 @@ LooksmithError
 │   ├── RequestSuperseded      a retry under the same id took over
 │   └── WorkerReplaced         another session under the same name took over
 ├── DeadlineExceeded
-│   └── LeaseExpired
+│   ├── LeaseExpired
+│   ├── ExpiredInQueue         its turn did not come in time
+│   ├── NotWarmInTime          not all of an adapter's homes hold it yet
+│   └── DrainNotConfirmed      a worker was told to drain, and has not said that it does
+├── ResourceExhausted          each says when to come back
+│   ├── DeadlineUnreachable    so much work is ahead that it would end too late
+│   ├── BrandQueueFull         the brand has as many jobs waiting as it may
+│   └── BrandRateLimited       the brand has used up its GPU-seconds of this minute
 ├── Unavailable                each says when to come back
 │   ├── NoWorker
 │   ├── WorkerLost             the connection to it broke, or it never stood
+│   ├── WorkerStalled          its engine does not get on
 │   ├── RegistryLost           likewise, and nothing is remembered of what it was asked
 │   └── RouterStopping
 └── Unimplemented
@@ -26,6 +35,7 @@ LooksmithError
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 from looksmith.errors import (
     Aborted,
@@ -34,10 +44,13 @@ from looksmith.errors import (
     InvalidArgument,
     InvalidField,
     NotFound,
+    ResourceExhausted,
     Unavailable,
     Unimplemented,
 )
 
+#: Seconds: sooner than that nothing changes.
+_LEAST_RETRY_S = 0.1
 #: Seconds: a worker that lost this router tries again in 0.2 to 5 s, the first times within half a second.
 _WORKERS_REJOIN_S = 2.0
 #: Seconds: a worker whose connection broke has left the fleet by then, and others take its work over.
@@ -56,6 +69,15 @@ class RecipeAmbiguous(InvalidField):
 
     def __init__(self, known: Iterable[str]) -> None:
         super().__init__("recipe", f"is required: this fleet serves {', '.join(known)}")
+
+
+class UsageNotKept(InvalidField):
+    reason = "USAGE_NOT_KEPT"
+
+    def __init__(self, started: datetime, kept_since: datetime) -> None:
+        from_start = f"this router started at {started.isoformat(timespec='seconds')}"
+        by_minute = f"and tells minutes apart since {kept_since.isoformat(timespec='seconds')}"
+        super().__init__("since", f"is too long ago: {from_start} {by_minute}; unset is since its start")
 
 
 class RecipeNotFound(NotFound):
@@ -103,6 +125,60 @@ class LeaseExpired(DeadlineExceeded):
         super().__init__(f"nothing came from worker {name!r} for {lease_s:g} s", metadata={"worker": name})
 
 
+class NotWarmInTime(DeadlineExceeded):
+    reason = "NOT_WARM_IN_TIME"
+
+    def __init__(self, adapter: str, lacking: Iterable[str]) -> None:
+        names = ", ".join(lacking)
+        super().__init__(f"{adapter} is not in the memory of {names} yet; they go on", metadata={"workers": names})
+
+
+class DrainNotConfirmed(DeadlineExceeded):
+    reason = "DRAIN_NOT_CONFIRMED"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"worker {name!r} was told, and has not said yet that it drains", metadata={"worker": name})
+
+
+class ExpiredInQueue(DeadlineExceeded):
+    reason = "EXPIRED_IN_QUEUE"
+
+    def __init__(self, waited_s: float) -> None:
+        super().__init__(f"the deadline passed before a worker could begin; it waited {waited_s:.1f} s")
+
+
+class DeadlineUnreachable(ResourceExhausted):
+    reason = "DEADLINE_UNREACHABLE"
+
+    def __init__(self, expected_s: float, left_s: float) -> None:
+        super().__init__(
+            f"it would take about {expected_s:.1f} s with the work ahead of it, and has {max(left_s, 0):.1f} s",
+            retry_after_s=max(_LEAST_RETRY_S, expected_s - left_s),
+        )
+
+
+class BrandQueueFull(ResourceExhausted):
+    reason = "BRAND_QUEUE_FULL"
+
+    def __init__(self, brand: str, limit: int, retry_after_s: float) -> None:
+        super().__init__(
+            f"brand {brand} has {limit} jobs waiting, as many as it may",
+            metadata={"brand": brand},
+            retry_after_s=max(_LEAST_RETRY_S, retry_after_s),
+        )
+
+
+class BrandRateLimited(ResourceExhausted):
+    reason = "BRAND_RATE_LIMIT"
+
+    def __init__(self, brand: str, per_minute: float, retry_after_s: float) -> None:
+        super().__init__(
+            f"brand {brand} has used its {per_minute:g} GPU-seconds a minute",
+            metadata={"brand": brand},
+            retry_after_s=max(_LEAST_RETRY_S, retry_after_s),
+        )
+
+
 class NoWorker(Unavailable):
     reason = "NO_WORKER"
 
@@ -116,6 +192,17 @@ class WorkerLost(Unavailable):
     def __init__(self, name: str, details: str) -> None:
         super().__init__(
             f"worker {name!r} was lost: {details}", metadata={"worker": name}, retry_after_s=_WORKERS_TAKE_OVER_S
+        )
+
+
+class WorkerStalled(Unavailable):
+    reason = "WORKER_STALLED"
+
+    def __init__(self, name: str, stalled_s: float) -> None:
+        super().__init__(
+            f"worker {name!r} does not get on: its engine has been at one step for {stalled_s:.0f} s",
+            metadata={"worker": name},
+            retry_after_s=_WORKERS_TAKE_OVER_S,
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from services.chassis.painting_events import Accepted, ImageRestarted, Placed
+from services.chassis.painting_events import Accepted, ImageRestarted, Placed, Queued
 
 
 class Kind(StrEnum):
@@ -23,6 +23,7 @@ class Kind(StrEnum):
     IMAGE_DONE = "image_done"
     IMAGE_RESTARTED = "image_restarted"
     FINISHED = "finished"
+    QUEUED = "queued"
     UNKNOWN = "unknown"  # of a newer worker: passed on all the same
 
 
@@ -38,12 +39,13 @@ class WorkerEvent:
 
 @dataclass(frozen=True)
 class LastEvent:
-    """A worker's last message, and what the router knows better: the whole time, its own queue, the attempts."""
+    """The last worker's last message, and what the router knows better: the whole time, its own queue, and sums."""
 
     event: WorkerEvent
     total_s: float
     queue_s: float
     attempts: int
+    gpu_seconds: float
 
 
-RouterEvent = Accepted | Placed | ImageRestarted | WorkerEvent | LastEvent
+RouterEvent = Queued | Accepted | Placed | ImageRestarted | WorkerEvent | LastEvent

@@ -5,8 +5,7 @@ Keeps what sessions report; speaks no gRPC and chooses no worker: placement read
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -14,8 +13,9 @@ import structlog
 
 from looksmith.nouns import Tier
 from services.chassis.painting import RecipeFacts
+from services.router.bookings import Booking, Books, Waiting
 from services.router.errors import WorkerNotFound, WorkerReplaced
-from services.router.members import Heartbeat, Registration, WorkerState
+from services.router.members import Command, Heartbeat, MeasuredCost, Registration, WorkerState
 from services.router.ports import WorkerConnection
 
 log = structlog.get_logger()
@@ -34,9 +34,11 @@ class WorkerView:
     heartbeat: Heartbeat
     heard_at: float
     heard_time: datetime
-    booked_here: float = 0.0
+    booked_here: float = 0.0  # GPU-seconds, waiting here for the worker or given to it
     booked_elsewhere: float = 0.0
-    promised: frozenset[str] = frozenset()  # digests that booked jobs bring with them
+    jobs_here: int = 0
+    waiting: Mapping[str, Waiting] = field(default_factory=dict)  # what of it waits, by brand
+    rows_given: Mapping[str, int] = field(default_factory=dict)  # of jobs that the worker has, by brand
 
     @property
     def name(self) -> str:
@@ -46,6 +48,22 @@ class WorkerView:
     def booked(self) -> float:
         """GPU-seconds of all routers' jobs, as far as this one knows."""
         return self.booked_here + self.booked_elsewhere
+
+    def ahead(self, brand: str, weight: float, gpu_seconds: float) -> float:
+        """GPU-seconds that are served before a job of ``brand`` is done, its own ``gpu_seconds`` left out.
+
+        Brands that wait are served by weight, so while this one's jobs are, others can only get so much.
+        """
+        own = (gpu_seconds + (self.waiting[brand].gpu_seconds if brand in self.waiting else 0.0)) / weight
+        later = 0.0
+        for other, waiting in self.waiting.items():
+            if other != brand and (rest := waiting.gpu_seconds - own * waiting.weight) > 0:
+                later += rest
+        return self.booked - later
+
+    def cost(self, recipe: str, size: tuple[int, int]) -> MeasuredCost | None:
+        """What painting costs in the smallest batch that was measured."""
+        return self.heartbeat.smallest_costs.get((recipe, size))
 
     def tier(self, digest: str) -> Tier:
         return self.heartbeat.residency.get(digest, Tier.STORE)
@@ -71,21 +89,11 @@ class Member:
     heartbeat: Heartbeat
     heard_at: float
     heard_time: datetime
-    bookings: set[Booking] = field(default_factory=set)
+    tell: Callable[[Command], None] | None = None  # None: a worker that can't be told anything
+    books: Books = field(default_factory=Books)
     failures: int = 0
     ejected_until: float | None = None
-
-
-@dataclass(eq=False)
-class Booking:
-    """Work that this router has under way at a worker, until it is released."""
-
-    gpu_seconds: float
-    digests: frozenset[str]
-    _held_by: set[Booking]
-
-    def release(self) -> None:
-        self._held_by.discard(self)
+    seen: tuple[int, WorkerView] | None = None  # the newest view, and how many changes of the books it knows of
 
 
 class Fleet:
@@ -97,14 +105,31 @@ class Fleet:
         self._clock = clock
         self._now = now
         self._members: dict[str, Member] = {}
+        self._watchers: list[Callable[[str], None]] = []
 
-    def join(self, registration: Registration, connection: WorkerConnection) -> Member:
-        """Opens a session. The same incarnation keeps its bookings and residency, a new one begins with none."""
+    def watch(self, changed: Callable[[str], None]) -> None:
+        """Calls ``changed`` with a worker's name when it has reported, left or been ejected.
+
+        One that has just joined reports at once; before that nobody knows what it holds.
+        """
+        self._watchers.append(changed)
+
+    def join(
+        self,
+        registration: Registration,
+        connection: WorkerConnection,
+        *,
+        tell: Callable[[Command], None] | None = None,
+    ) -> Member:
+        """Opens a session. The same incarnation keeps its bookings and residency, a new one begins with none.
+
+        ``tell`` has the session send a command to its worker.
+        """
         blank = Heartbeat(sequence=0, full=False)
-        member = Member(registration, connection, blank, self._clock(), self._now())
+        member = Member(registration, connection, blank, self._clock(), self._now(), tell)
         before = self._members.get(registration.name)
         if before and before.registration.incarnation == registration.incarnation:
-            member.bookings = before.bookings
+            member.books = before.books
             member.heartbeat = replace(before.heartbeat, sequence=0)
         self._members[registration.name] = member
         log.info(
@@ -136,13 +161,24 @@ class Fleet:
         held = {digest: tier for digest, tier in residency.items() if tier is not Tier.STORE}
         sequence = heartbeat.sequence if in_order else before.sequence
         member.heartbeat = replace(heartbeat, sequence=sequence, residency=held)
+        member.seen = None
+        self._tell_watchers(member.registration.name)
         return in_order
+
+    def tell(self, name: str, command: Command) -> bool:
+        """Has a command sent to a worker. False: no worker of that name can be told."""
+        member = self._members.get(name)
+        if member is None or member.tell is None or not self._is_alive(member):
+            return False
+        member.tell(command)
+        return True
 
     def leave(self, member: Member, why: str) -> None:
         """Closes a session; does nothing to the one that replaced it."""
         if self._is_current(member):
             del self._members[member.registration.name]
             log.info("worker.left", worker=member.registration.name, why=why)
+            self._tell_watchers(member.registration.name)
 
     def member(self, name: str) -> Member:
         """The member whose lease holds.
@@ -155,16 +191,13 @@ class Fleet:
             raise WorkerNotFound(name)
         return member
 
-    def book(self, name: str, gpu_seconds: float, digests: Iterable[str]) -> Booking:
+    def book(self, name: str, gpu_seconds: float, *, brand: str = "", weight: float = 1.0, rows: int = 1) -> Booking:
         """Counts a job's work against a worker until it is released, or the worker's process is another.
 
         Raises:
             WorkerNotFound: it is gone.
         """
-        bookings = self.member(name).bookings
-        booking = Booking(gpu_seconds, frozenset(digests), bookings)
-        bookings.add(booking)
-        return booking
+        return self.member(name).books.book(gpu_seconds, brand=brand, weight=weight, rows=rows)
 
     def failed(self, name: str) -> None:
         """Counts a job that a worker failed; several in a row eject it for a while."""
@@ -173,17 +206,25 @@ class Fleet:
             return
         member.failures += 1
         if member.failures >= FAILURES_TO_EJECT:
-            member.ejected_until = self._clock() + EJECTED_S
+            member.ejected_until, member.seen = self._clock() + EJECTED_S, None
             log.warning("worker.ejected", worker=name, failures=member.failures, seconds=EJECTED_S)
+            self._tell_watchers(name)
 
     def succeeded(self, name: str) -> None:
         if member := self._members.get(name):
+            if member.ejected_until is not None:
+                member.seen = None
             member.failures, member.ejected_until = 0, None
+
+    @property
+    def empty(self) -> bool:
+        """Whether no worker's lease holds."""
+        return not any(map(self._is_alive, self._members.values()))
 
     @property
     def idle(self) -> bool:
         """Whether this router has no work under way at any member."""
-        return not any(member.bookings for member in self._members.values())
+        return not any(member.books.jobs for member in self._members.values())
 
     def snapshot(self) -> FleetSnapshot:
         alive = [self._members[name] for name in sorted(self._members) if self._is_alive(self._members[name])]
@@ -197,24 +238,43 @@ class Fleet:
         """
         return self._view(self.member(name))
 
+    def find(self, name: str) -> WorkerView | None:
+        """One worker of the snapshot, if there is one of that name."""
+        member = self._members.get(name)
+        return self._view(member) if member and self._is_alive(member) else None
+
     def _view(self, member: Member) -> WorkerView:
-        return WorkerView(
+        """Made anew only where something has changed: placements are many more than changes at any one worker."""
+        books = member.books
+        if member.seen and member.seen[0] == books.changes and member.ejected_until is None:
+            return member.seen[1]
+        view = WorkerView(
             registration=member.registration,
             state=self._state(member),
             heartbeat=member.heartbeat,
             heard_at=member.heard_at,
             heard_time=member.heard_time,
-            booked_here=sum(booking.gpu_seconds for booking in member.bookings),
+            booked_here=books.gpu_seconds,
             booked_elsewhere=sum(b.gpu_seconds for b in member.heartbeat.booked if b.router != self._router),
-            promised=frozenset(itertools.chain.from_iterable(booking.digests for booking in member.bookings)),
+            jobs_here=books.jobs,
+            waiting=books.waiting,
+            rows_given=dict(books.rows_given),
         )
+        member.seen = (books.changes, view)
+        return view
 
     def _state(self, member: Member) -> WorkerState:
         if member.heartbeat.draining:
             return WorkerState.DRAINING
+        if member.heartbeat.stalled_s:
+            return WorkerState.STALLED
         if member.ejected_until is not None and self._clock() < member.ejected_until:
             return WorkerState.EJECTED
         return WorkerState.READY
+
+    def _tell_watchers(self, name: str) -> None:
+        for changed in self._watchers:
+            changed(name)
 
     def _is_current(self, member: Member) -> bool:
         return self._members.get(member.registration.name) is member

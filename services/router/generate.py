@@ -17,6 +17,7 @@ from services.router.admission import Admission
 from services.router.dispatch import Dispatcher
 from services.router.events import RouterEvent
 from services.router.placement import Explanation
+from services.router.waiting_room import WaitingRoom
 
 
 class Generation:
@@ -27,11 +28,13 @@ class Generation:
         *,
         admission: Admission,
         dispatcher: Dispatcher,
+        waiting_room: WaitingRoom,
         default_deadline_s: float,
         clock: Callable[[], float],
     ) -> None:
         self._admission = admission
         self._dispatcher = dispatcher
+        self._waiting_room = waiting_room
         self._default_deadline_s = default_deadline_s
         self._clock = clock
 
@@ -47,6 +50,9 @@ class Generation:
             }
         )
         with metrics.request_counted():
+            async with aclosing(self._waiting_room.wait(arrived=arrived, deadline=deadline)) as waiting:
+                async for queued in waiting:
+                    yield queued
             admitted = await self._admission.admit(request)
             try:
                 async with aclosing(self._dispatcher.run(admitted, arrived=arrived, deadline=deadline)) as events:
@@ -57,5 +63,6 @@ class Generation:
 
     async def explain(self, request: PaintRequest) -> Explanation:
         """Where ``request`` would be painted now; paints nothing. Raises what admission raises."""
-        settled = await self._admission.preview(request)
-        return Explanation(settled.adapters, self._dispatcher.explain(settled))
+        admitted = await self._admission.preview(request)
+        placement = self._dispatcher.explain(admitted.settled, weight=admitted.share.weight)
+        return Explanation(admitted.settled.adapters, placement)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 
 from looksmith.nouns import Malformed, Tier, check_name
 from services.chassis.painting import RecipeFacts
@@ -21,6 +22,7 @@ class WorkerState(StrEnum):
     READY = "ready"
     DRAINING = "draining"
     EJECTED = "ejected"
+    STALLED = "stalled"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,13 @@ class Heartbeat:
     disk_bytes: int = 0
     costs: tuple[MeasuredCost, ...] = ()
     last_errors: tuple[WorkerFault, ...] = ()
+    stalled_s: float = 0.0
+
+    @cached_property
+    def smallest_costs(self) -> Mapping[tuple[str, tuple[int, int]], MeasuredCost]:
+        """By recipe and size, what was measured in the smallest batch."""
+        costs = sorted(self.costs, key=lambda cost: cost.rows, reverse=True)
+        return {(cost.recipe, cost.size): cost for cost in costs}
 
 
 @dataclass(frozen=True)

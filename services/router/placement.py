@@ -18,10 +18,10 @@ from services.router.members import WorkerState
 
 #: Seconds until an adapter at a tier is usable. The ratios of the policy simulation; measured figures replace them.
 TIER_SECONDS = {Tier.DEVICE: 0.0, Tier.HOST: 0.1, Tier.DISK: 0.3, Tier.STORE: 1.0}
-#: A worker without an adapter that is not the brand's home must be ahead by so many images to become one. Of 0.5, 1,
-#: 1.5 and 2 the last gave the shortest p99 at load 0.8 and the fewest fetches, for 14 % on the median at load 0.6
-#: (benchmarks/placement.py).
-NEW_HOME_PENALTY_IMAGES = 2.0
+#: A worker without an adapter that is not one of the brand's homes must be ahead by so many images to become one. At
+#: load 0.8 of world A 2 to 4 differ little; 3 fetched half as much as least request in world B, where more homes buy
+#: nothing, and 4 cost a flash crowd 15 % at p99 (benchmarks/placement.py).
+NEW_HOME_PENALTY_IMAGES = 3.0
 #: Until a worker has measured a recipe: about four steps of SD 1.5 on a small GPU.
 UNMEASURED_STEP_SECONDS = 0.1
 UNMEASURED_FIXED_SECONDS = 0.3
@@ -51,7 +51,10 @@ SWAP_COSTS = SwapCosts()
 
 @dataclass(frozen=True)
 class Job:
-    """What placement must know of a request."""
+    """What placement must know of a request, or of a portion of one.
+
+    ``weight`` is its brand's fair share, and ``homes`` how many workers are its homes: the first in its hash order.
+    """
 
     brand: str
     recipe: RecipeFacts
@@ -60,9 +63,16 @@ class Job:
     images: int
     guided: bool = False
     digests: tuple[str, ...] = ()
+    weight: float = 1.0
+    homes: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch that it takes if all its images are in it."""
+        return self.images * (2 if self.guided else 1)
 
     @classmethod
-    def of(cls, settled: Settled) -> Job:
+    def of(cls, settled: Settled, *, weight: float = 1.0) -> Job:
         return cls(
             brand=settled.request.brand,
             recipe=settled.recipe,
@@ -71,12 +81,16 @@ class Job:
             images=len(settled.images_to_paint),
             guided=settled.guidance > 1,
             digests=tuple(adapter.digest for adapter in settled.adapters),
+            weight=weight,
         )
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A worker as placement saw it; times in seconds. ``rank`` 0 is the brand's home; no tier: no adapter is needed."""
+    """A worker as placement saw it; times in seconds. ``rank`` 0 is the brand's home; no tier: no adapter is needed.
+
+    ``measured``: it knows what painting costs, rather than going by the constants.
+    """
 
     worker: str
     rank: int
@@ -88,6 +102,7 @@ class Candidate:
     adapter: float = 0.0
     penalty: float = 0.0
     painting: float = 0.0
+    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +115,20 @@ class Placement:
     gpu_seconds: float
     candidates: tuple[Candidate, ...]
 
+    @property
+    def least_wait(self) -> float:
+        """Seconds that work ahead and the painting take at least, as far as it is known.
+
+        0 where a worker is free, or has not measured what such a job costs: it may always try.
+        """
+        able = [candidate for candidate in self.candidates if candidate.eligible]
+        return min((c.booked + c.painting if c.booked and c.measured else 0.0 for c in able), default=0.0)
+
+    @property
+    def why_not(self) -> str:
+        """Why no worker can take it."""
+        return "; ".join(f"{c.worker}: {c.reason}" for c in self.candidates) or "none has joined this router"
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -109,7 +138,7 @@ class Explanation:
     placement: Placement
 
 
-class _Rating(NamedTuple):
+class Rating(NamedTuple):
     """What an able worker offers, and sorts by; lighter than the Candidate that is told of it in the end."""
 
     expected: float
@@ -121,6 +150,7 @@ class _Rating(NamedTuple):
     adapter: float
     penalty: float
     painting: float
+    measured: bool
 
     def told(self, reason: str) -> Candidate:
         return Candidate(
@@ -134,29 +164,50 @@ class _Rating(NamedTuple):
             adapter=self.adapter,
             penalty=self.penalty,
             painting=self.painting,
+            measured=self.measured,
         )
+
+
+def hash_order(brand: str, fleet: FleetSnapshot) -> tuple[str, ...]:
+    """The workers in the order in which ``brand`` prefers them."""
+    return consistent_hash.rank(brand, {view.name: view.registration.speed for view in fleet.workers})
 
 
 def place(
     job: Job, fleet: FleetSnapshot, now: float, *, excluded: Collection[str] = (), costs: SwapCosts = SWAP_COSTS
 ) -> Placement:
     """Where ``job`` ends soonest. ``excluded`` workers have failed it; ``now`` is on the fleet's clock."""
-    views = {view.name: view for view in fleet.workers}
-    order = consistent_hash.rank(job.brand, {name: view.registration.speed for name, view in views.items()})
-    barred = _barred(job, fleet, now, excluded)
-    unfit = [Candidate(name, rank, barred[name]) for rank, name in enumerate(order) if name in barred]
-    able = sorted(_rated(job, views[name], rank, costs) for rank, name in enumerate(order) if name not in barred)
+    able, barred = _rated(job, fleet, now, excluded, costs)
+    unable = [Candidate(name, rank, why) for name, (rank, why) in barred.items()]
     if not able:
-        return Placement(None, "no worker can take it", None, 0.0, tuple(unfit))
+        return Placement(None, "no worker can take it", None, unmeasured_seconds(job), tuple(unable))
     best, *others = able
     reason = _why_chosen(best, others)
     losers = [other.told(f"{other.expected - best.expected:.2f} s later") for other in others]
-    return Placement(best.worker, reason, best.tier, best.painting, (best.told(reason), *losers, *unfit))
+    return Placement(best.worker, reason, best.tier, best.painting, (best.told(reason), *losers, *unable))
+
+
+def able_workers(
+    job: Job, fleet: FleetSnapshot, now: float, *, excluded: Collection[str] = (), costs: SwapCosts = SWAP_COSTS
+) -> list[Rating]:
+    """What each worker that can take ``job`` offers, the soonest first."""
+    return _rated(job, fleet, now, excluded, costs)[0]
+
+
+def _rated(
+    job: Job, fleet: FleetSnapshot, now: float, excluded: Collection[str], costs: SwapCosts
+) -> tuple[list[Rating], dict[str, tuple[int, str]]]:
+    """Offers, the soonest first, and who makes none: their rank and why."""
+    views = {view.name: view for view in fleet.workers}
+    order = hash_order(job.brand, fleet)
+    barred = _barred(job, fleet, now, excluded)
+    able = sorted(rate(job, views[name], rank, costs) for rank, name in enumerate(order) if name not in barred)
+    return able, {name: (rank, barred[name]) for rank, name in enumerate(order) if name in barred}
 
 
 def _barred(job: Job, fleet: FleetSnapshot, now: float, excluded: Collection[str]) -> dict[str, str]:
     """The workers that can't be asked, and why."""
-    barred = {view.name: why for view in fleet.workers if (why := _why_unfit(job, view, excluded))}
+    barred = {view.name: why for view in fleet.workers if (why := unfit(job, view, excluded))}
     ejected = {view.name: "ejected" for view in fleet.workers if view.state is WorkerState.EJECTED}
     if barred.keys() | ejected.keys() < {view.name for view in fleet.workers}:
         barred = ejected | barred  # else one that failed lately is better than none
@@ -168,33 +219,30 @@ def _barred(job: Job, fleet: FleetSnapshot, now: float, excluded: Collection[str
     return barred
 
 
-def _why_unfit(job: Job, view: WorkerView, excluded: Collection[str]) -> str | None:
+def unfit(job: Job, view: WorkerView, excluded: Collection[str]) -> str | None:
+    """Why a worker can't take a job; None if it can."""
     recipe = view.recipe(job.recipe.digest)
     if recipe is None:
         return f"does not serve recipe {job.recipe.name} ({job.recipe.digest[:12]})"
     if job.size not in recipe.sizes:
         return f"does not paint {job.size[0]}x{job.size[1]}"
-    if view.state is WorkerState.DRAINING:
-        return "draining"
+    if view.state in {WorkerState.DRAINING, WorkerState.STALLED}:
+        return str(view.state)
     return "failed this request" if view.name in excluded else None
 
 
-def _rated(job: Job, view: WorkerView, rank: int, costs: SwapCosts) -> _Rating:
+def rate(job: Job, view: WorkerView, rank: int, costs: SwapCosts) -> Rating:
+    """When a worker, the brand's ``rank``-th by hash, would be done with a job, and of what parts that time is."""
     tier = max((view.tier(digest) for digest in job.digests), default=None)
-    on_its_way = tier is Tier.STORE and all(
-        digest in view.promised or view.tier(digest) < Tier.STORE for digest in job.digests
-    )
     painting = _painting_seconds(job, view)
     if tier is None:
         words, adapter = "no adapter", 0.0
-    elif on_its_way:  # an earlier job brings it; without this, concurrent first requests would scatter
-        words, adapter = "adapter on its way", costs.tier_seconds[Tier.HOST]
     else:
         words, adapter = _TIER_WORDS[tier], costs.tier_seconds[tier]
-    makes_home = tier is Tier.STORE and not on_its_way and rank > 0
+    makes_home = tier is Tier.STORE and rank >= job.homes
     penalty = costs.new_home_images * painting / max(job.images, 1) if makes_home else 0.0
-    booked = view.booked
-    return _Rating(
+    booked = view.ahead(job.brand, job.weight, painting)
+    return Rating(
         worker=view.name,
         rank=rank,
         held=words,
@@ -204,24 +252,25 @@ def _rated(job: Job, view: WorkerView, rank: int, costs: SwapCosts) -> _Rating:
         adapter=adapter,
         penalty=penalty,
         painting=painting,
+        measured=view.cost(job.recipe.name, job.size) is not None,
     )
 
 
 def _painting_seconds(job: Job, view: WorkerView) -> float:
     """What the images cost the device: as measured in the smallest batch, or by the constants and declared speed."""
-    rows = 2 if job.guided else 1
-    measured = None
-    for cost in view.heartbeat.costs:  # a plain loop: it runs for every worker at every decision
-        if cost.recipe == job.recipe.name and cost.size == job.size and (not measured or cost.rows < measured.rows):
-            measured = cost
-    if measured:
-        image = job.steps * measured.step_seconds * rows / measured.rows + measured.fixed_seconds
-    else:
-        image = (job.steps * UNMEASURED_STEP_SECONDS * rows + UNMEASURED_FIXED_SECONDS) / view.registration.speed
-    return job.images * image
+    measured = view.cost(job.recipe.name, job.size)
+    if measured is None:
+        return unmeasured_seconds(job) / view.registration.speed
+    rows = (2 if job.guided else 1) / measured.rows
+    return job.images * (job.steps * measured.step_seconds * rows + measured.fixed_seconds)
 
 
-def _why_chosen(best: _Rating, others: Collection[_Rating]) -> str:
+def unmeasured_seconds(job: Job) -> float:
+    """What the images may cost a device of which nothing is known."""
+    return job.images * (job.steps * UNMEASURED_STEP_SECONDS * (2 if job.guided else 1) + UNMEASURED_FIXED_SECONDS)
+
+
+def _why_chosen(best: Rating, others: Collection[Rating]) -> str:
     if best.rank == 0:
         place = "home"
     elif any(other.rank < best.rank for other in others):

@@ -9,7 +9,7 @@ back: it may then stand for other content. While a try is under way its id is it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from looksmith.nouns import AdapterUse, Resolved
@@ -76,6 +76,13 @@ class RequestMemory:
         if remembered and self._clock() - remembered.seen_at > self._remembered_s:
             return None
         return remembered
+
+    def recent(self) -> Iterator[Settled]:
+        """What is remembered, the newest first."""
+        now = self._clock()
+        for remembered in reversed(self._by_id.values()):
+            if now - remembered.seen_at <= self._remembered_s:
+                yield remembered.settled
 
     def begin(self, settled: Settled, resolved: Mapping[AdapterUse, Resolved], content: str) -> tuple[Settled, Try]:
         """Opens a try and supersedes the one before it; what it shall paint is pinned to what the first try settled.

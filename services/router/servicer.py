@@ -22,10 +22,17 @@ from services.router.convert import (
     worker_to_pb,
 )
 from services.router.convert_events import router_event_to_pb
+from services.router.convert_scaler import metric_to_pb, spec_to_pb, trigger_from_pb
+from services.router.convert_upkeep import evicted_from_pb, since_from_pb, usage_to_pb, warmed_from_pb
 from services.router.errors import NotInThisRelease
 from services.router.fleet import Fleet
 from services.router.generate import Generation
+from services.router.keda import externalscaler_pb2 as keda_pb
+from services.router.keda import externalscaler_pb2_grpc as keda_rpc
+from services.router.scaler import Scaler
 from services.router.sessions import Sessions
+from services.router.upkeep import Upkeep
+from services.router.usage import Usage
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -45,11 +52,22 @@ class ImageGenerationServicer(rpc.ImageGenerationServiceServicer):
 
 
 class FleetServicer(fleet_rpc.FleetServiceServicer):
-    def __init__(self, *, router: str, fleet: Fleet, sessions: Sessions, generation: Generation) -> None:
+    def __init__(
+        self,
+        *,
+        router: str,
+        fleet: Fleet,
+        sessions: Sessions,
+        generation: Generation,
+        upkeep: Upkeep,
+        usage: Usage,
+    ) -> None:
         self._router = router
         self._fleet = fleet
         self._sessions = sessions
         self._generation = generation
+        self._upkeep = upkeep
+        self._usage = usage
 
     async def Join(
         self, request_iterator: AsyncIterator[fleet_pb.JoinRequest], context: Context
@@ -71,18 +89,45 @@ class FleetServicer(fleet_rpc.FleetServiceServicer):
         return explanation_to_pb(await self._generation.explain(explained_from_pb(request)))
 
     async def WarmAdapter(self, request: fleet_pb.WarmAdapterRequest, context: Context) -> fleet_pb.WarmAdapterResponse:
-        raise NotInThisRelease("warm adapters")
+        ref = warmed_from_pb(request)
+        workers = await self._upkeep.warm(ref, homes=request.homes, timeout_s=context.time_remaining())
+        return fleet_pb.WarmAdapterResponse(workers=workers)
 
     async def DrainWorker(self, request: fleet_pb.DrainWorkerRequest, context: Context) -> fleet_pb.DrainWorkerResponse:
-        raise NotInThisRelease("drain workers from a router; end the worker's process with SIGTERM instead")
+        left = await self._upkeep.drain(request.name, request.reason, timeout_s=context.time_remaining())
+        return fleet_pb.DrainWorkerResponse(jobs_left=left)
 
     async def EvictAdapter(
         self, request: fleet_pb.EvictAdapterRequest, context: Context
     ) -> fleet_pb.EvictAdapterResponse:
-        raise NotInThisRelease("evict adapters")
+        told = self._upkeep.evict(evicted_from_pb(request), worker=request.worker)
+        return fleet_pb.EvictAdapterResponse(workers=told)
 
     async def ResetWorker(self, request: fleet_pb.ResetWorkerRequest, context: Context) -> fleet_pb.ResetWorkerResponse:
-        raise NotInThisRelease("reset workers")
+        raise NotInThisRelease("make a worker drop its jobs; drain it, and start its process anew")
 
     async def GetUsage(self, request: fleet_pb.GetUsageRequest, context: Context) -> fleet_pb.GetUsageResponse:
-        raise NotInThisRelease("sum up usage; /metrics counts images and GPU-seconds by brand")
+        return usage_to_pb(self._usage.of(request.brand, since=since_from_pb(request)))
+
+
+class ExternalScalerServicer(keda_rpc.ExternalScalerServicer):
+    """What KEDA calls."""
+
+    def __init__(self, *, scaler: Scaler) -> None:
+        self._scaler = scaler
+
+    async def IsActive(self, request: keda_pb.ScaledObjectRef, context: Context) -> keda_pb.IsActiveResponse:
+        return keda_pb.IsActiveResponse(result=self._scaler.is_active(trigger_from_pb(request)))
+
+    async def StreamIsActive(
+        self, request: keda_pb.ScaledObjectRef, context: Context
+    ) -> AsyncIterator[keda_pb.IsActiveResponse]:
+        async with aclosing(self._scaler.activity(trigger_from_pb(request))) as changes:
+            async for active in changes:
+                yield keda_pb.IsActiveResponse(result=active)
+
+    async def GetMetricSpec(self, request: keda_pb.ScaledObjectRef, context: Context) -> keda_pb.GetMetricSpecResponse:
+        return spec_to_pb(trigger_from_pb(request))
+
+    async def GetMetrics(self, request: keda_pb.GetMetricsRequest, context: Context) -> keda_pb.GetMetricsResponse:
+        return metric_to_pb(self._scaler.metric(request.metricName, trigger_from_pb(request.scaledObjectRef)))

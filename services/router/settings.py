@@ -35,3 +35,13 @@ class RouterSettings(ServiceSettings):
 
     max_redispatches: int = Field(default=2, ge=0)
     """Workers that may take over a request when one fails. A request that killed three is likely the cause."""
+
+    worker_wait_s: float = Field(default=0.0, ge=0)
+    """Seconds that requests wait for a worker while none can take them. 0: they are refused at once, which is right
+    where nothing starts workers. With a scaler: longer than a worker takes to start."""
+
+    brand_max_queued_jobs: int = Field(default=0, ge=0)
+    """Jobs of one brand that may wait here, unless its record says otherwise. 0: as many as can meet their deadline."""
+
+    brand_gpu_seconds_per_minute: float = Field(default=0.0, ge=0)
+    """GPU-seconds a minute that one brand may use through this router, unless its record says otherwise. 0: any."""

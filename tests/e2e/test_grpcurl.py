@@ -11,7 +11,11 @@ from tests.e2e.system import System
 GENERATE = "looksmith.v1.ImageGenerationService/Generate"
 SERVICES = {
     "registry": ("looksmith.v1.AdapterRegistryService", "looksmith.v1.BrandService"),
-    "router": ("looksmith.v1.FleetService", "looksmith.v1.ImageGenerationService"),
+    "router": (
+        "externalscaler.ExternalScaler",
+        "looksmith.v1.FleetService",
+        "looksmith.v1.ImageGenerationService",
+    ),
     "worker": ("looksmith.v1.ImageGenerationService",),
 }
 

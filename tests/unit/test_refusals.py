@@ -12,10 +12,14 @@ from services.gpu_worker import errors as of_workers
 from services.router import errors as of_routers
 
 PASSING: list[LooksmithError] = [
+    of_routers.BrandQueueFull("acme", 10, retry_after_s=1.5),
+    of_routers.BrandRateLimited("acme", 60, retry_after_s=0),
+    of_routers.DeadlineUnreachable(5.0, 3.0),
     of_routers.NoWorker("no worker has joined this router"),
     of_routers.RegistryLost("connection refused"),
     of_routers.RouterStopping(),
     of_routers.WorkerLost("w1", "connection reset"),
+    of_routers.WorkerStalled("w1", 12.0),
     of_workers.DiskCacheFull("a" * 64, 100),
     of_workers.RegistryLost("connection refused"),
     of_workers.WorkerDraining("w1"),

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from looksmith.v1 import fleet_pb2_grpc as fleet_rpc
 from looksmith.v1 import generation_pb2_grpc as rpc
 from services.chassis import interceptors
-from services.router import admission, dispatch
+from services.router import admission, attempt, dispatch
 from services.router.compose import router
 from services.router.settings import RouterSettings
 from tests.unit.router.router_parts import acme
@@ -46,6 +46,6 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    for module in (interceptors, admission, dispatch):
+    for module in (interceptors, admission, attempt, dispatch):
         monkeypatch.setattr(module, "tracer", provider.get_tracer("test"))
     return exporter

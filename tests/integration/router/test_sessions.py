@@ -141,11 +141,3 @@ async def test_worker_is_found_by_name(fleet: Fleet, address: str) -> None:
             await fleet.GetWorker(fleet_pb2.GetWorkerRequest(name="w2"))
     assert found.worker.registration.name == "w1"
     assert error_from_rpc(caught.value).reason == "WORKER_NOT_FOUND"
-
-
-@pytest.mark.parametrize("method", ["WarmAdapter", "DrainWorker", "EvictAdapter", "ResetWorker", "GetUsage"])
-async def test_what_is_not_there_yet_says_so(fleet: Fleet, method: str) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await getattr(fleet, method)(getattr(fleet_pb2, f"{method}Request")())
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert error_from_rpc(caught.value).reason == "NOT_IN_THIS_RELEASE"

@@ -140,7 +140,7 @@ async def test_request_is_one_trace_from_caller_to_worker(
     trace = [span for span in found if span.context and f"{span.context.trace_id:032x}" == caller.split("-")[1]]
     (root,) = named(trace, "looksmith.generate")
     assert root.parent and f"{root.parent.span_id:016x}" == caller.split("-")[2]
-    for name, count in {"admit": 1, "queue": 1, "place": 2, "attempt": 2}.items():
+    for name, count in {"admit": 1, "place": 2, "queue": 2, "attempt": 2}.items():
         assert [parent_of(span, trace) for span in named(trace, name)] == [root] * count
     attempts = named(trace, "attempt")
     assert [parent_of(span, trace) for span in named(trace, "worker.generate")] == attempts

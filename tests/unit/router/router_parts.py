@@ -11,9 +11,17 @@ from typing import Any
 from looksmith.errors import NotFound
 from looksmith.nouns import AdapterManifest, AdapterRef, AdapterUse, AdapterVersion, Brand, Resolved, Tier
 from services.chassis.painting import PaintRequest, Pinned, RecipeFacts, Settled, settle
-from services.router.fleet import FleetSnapshot, WorkerView
+from services.router.demand import Demand
+from services.router.dispatch import Dispatcher
+from services.router.fleet import Fleet, FleetSnapshot, WorkerView
 from services.router.members import Heartbeat, Registration, WorkerState
 from services.router.ports import WorkerCall
+from services.router.rate_limits import RateLimits
+from services.router.retry_budget import RetryBudget
+from services.router.scheduler import Scheduler
+from services.router.usage import Usage
+from services.router.warmth import Warmth
+from services.router.watchdog import Watchdog
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DIGEST = "a" * 64
@@ -104,6 +112,21 @@ def acme() -> KnownBrands:
     """One brand whose default adapter is in production."""
     brand = Brand("acme", default_adapters=(AdapterUse("look"),), prompt_template="{prompt}, in acme's look")
     return KnownBrands({"acme": brand}, {AdapterRef("acme", "look"): resolved()})
+
+
+def scheduler_of(fleet: Fleet, clock: Clock, **changes: Changes) -> Scheduler:
+    return Scheduler(fleet=fleet, demand=Demand(), warmth=Warmth(fleet=fleet, clock=clock), clock=clock, **changes)
+
+
+def dispatcher_of(fleet: Fleet, clock: Clock, *, max_redispatches: int = 2, **changes: Changes) -> Dispatcher:
+    parts: dict[str, Any] = {
+        "scheduler": scheduler_of(fleet, clock),
+        "watchdog": Watchdog(fleet=fleet, lease_s=3.0, clock=clock),
+        "budget": RetryBudget(),
+        "limits": RateLimits(clock=clock),
+        "usage": Usage(now=lambda: NOON),
+    }
+    return Dispatcher(router="r1", fleet=fleet, max_redispatches=max_redispatches, clock=clock, **parts | changes)
 
 
 class NoConnection:

@@ -16,7 +16,7 @@ from services.router.fleet import FAILURES_TO_EJECT, Fleet
 from services.router.members import Heartbeat, WorkerState
 from services.router.ports import WorkerCall
 from services.router.request_memory import Try, nothing
-from tests.unit.router.router_parts import NOON, Clock, NoConnection, registration, settled
+from tests.unit.router.router_parts import NOON, Clock, NoConnection, dispatcher_of, registration, settled
 
 
 @pytest.fixture
@@ -33,15 +33,15 @@ def fleet(clock: Clock) -> Fleet:
 
 @pytest.fixture
 def dispatcher(fleet: Fleet, clock: Clock) -> Dispatcher:
-    return Dispatcher(router="r1", fleet=fleet, max_redispatches=2, clock=clock)
+    return dispatcher_of(fleet, clock)
 
 
-async def test_work_is_booked_from_placing_until_the_stream_is_closed(
+async def test_work_is_booked_from_admission_until_the_stream_is_closed(
     dispatcher: Dispatcher, fleet: Fleet, clock: Clock
 ) -> None:
     events = dispatcher.run(Admitted(settled(count=2), Try()), arrived=clock(), deadline=clock() + 10)
+    assert fleet.view("w1").booked == 0
     assert isinstance(await anext(events), Accepted)
-    assert fleet.idle
     assert isinstance(await anext(events), Placed)
     assert fleet.view("w1").booked == pytest.approx(2 * (4 * 0.1 + 0.3))
     await events.aclose()
@@ -64,9 +64,9 @@ async def test_try_that_is_superseded_before_its_call_makes_none(
 async def test_request_that_waited_past_its_deadline_reaches_no_worker(
     dispatcher: Dispatcher, fleet: Fleet, clock: Clock
 ) -> None:
-    events = dispatcher.run(Admitted(settled(), Try()), arrived=clock(), deadline=clock() + 1)
+    events = dispatcher.run(Admitted(settled(), Try()), arrived=clock(), deadline=clock() + 2)
     await anext(events)
-    clock.seconds += 1
+    clock.seconds += 2
     await anext(events)
     with pytest.raises(DeadlineExceeded):
         await anext(events)
@@ -103,7 +103,6 @@ async def test_request_that_has_finished_is_not_painted_again(
 async def test_refusal_names_every_worker_and_why_it_cannot(dispatcher: Dispatcher, fleet: Fleet, clock: Clock) -> None:
     fleet.heard(fleet.member("w1"), Heartbeat(1, full=True, draining=True))
     events = dispatcher.run(Admitted(settled(), Try()), arrived=clock(), deadline=clock() + 10)
-    await anext(events)
     with pytest.raises(NoWorker, match="w1: draining"):
         await anext(events)
 

@@ -43,7 +43,7 @@ def test_a_silent_worker_is_gone_when_its_lease_ends(fleet: Fleet, clock: Clock)
     clock.seconds += 0.2
     assert names(fleet) == []
     with pytest.raises(WorkerNotFound):
-        fleet.book("w1", 1.0, ())
+        fleet.book("w1", 1.0)
 
 
 def test_deltas_change_what_a_full_heartbeat_told(fleet: Fleet) -> None:
@@ -74,19 +74,19 @@ def test_a_gap_does_not_hide_that_a_worker_lives_and_drains(fleet: Fleet, clock:
 
 def test_bookings_count_until_they_are_released(fleet: Fleet) -> None:
     fleet.join(registration(), NoConnection())
-    first, second = fleet.book("w1", 2.0, [A]), fleet.book("w1", 3.0, [B])
-    assert (fleet.view("w1").booked, fleet.view("w1").promised) == (5.0, frozenset({A, B}))
+    first, second = fleet.book("w1", 2.0), fleet.book("w1", 3.0)
+    assert (fleet.view("w1").booked, fleet.view("w1").jobs_here) == (5.0, 2)
     assert not fleet.idle
     for _ in range(2):
         first.release()
-        assert (fleet.view("w1").booked, fleet.view("w1").promised) == (3.0, frozenset({B}))
+        assert (fleet.view("w1").booked, fleet.view("w1").jobs_here) == (3.0, 1)
     second.release()
     assert fleet.idle
 
 
 def test_work_of_other_routers_adds_to_ours(fleet: Fleet) -> None:
     member = fleet.join(registration(), NoConnection())
-    fleet.book("w1", 2.0, ())
+    fleet.book("w1", 2.0)
     fleet.heard(member, Heartbeat(1, full=True, booked=(BookedWork("r1", 1.5), BookedWork("r2", 4.0))))
     assert (fleet.view("w1").booked_here, fleet.view("w1").booked) == (2.0, 6.0)
 
@@ -94,7 +94,7 @@ def test_work_of_other_routers_adds_to_ours(fleet: Fleet) -> None:
 def test_another_incarnation_voids_what_was_booked_and_held(fleet: Fleet) -> None:
     old = fleet.join(registration(), NoConnection())
     fleet.heard(old, Heartbeat(1, full=True, residency={A: Tier.DEVICE}))
-    booking = fleet.book("w1", 2.0, ())
+    booking = fleet.book("w1", 2.0)
     fleet.join(replace(registration(), incarnation="i2"), NoConnection())
     booking.release()
     assert (fleet.view("w1").booked, fleet.view("w1").heartbeat.residency) == (0.0, {})
@@ -102,7 +102,7 @@ def test_another_incarnation_voids_what_was_booked_and_held(fleet: Fleet) -> Non
 
 def test_the_same_incarnation_keeps_its_bookings_when_it_joins_anew(fleet: Fleet) -> None:
     old = fleet.join(registration(), NoConnection())
-    booking = fleet.book("w1", 2.0, ())
+    booking = fleet.book("w1", 2.0)
     fleet.join(registration(), NoConnection())
     fleet.leave(old, "its session ended late")
     assert fleet.view("w1").booked == 2.0

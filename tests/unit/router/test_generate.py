@@ -8,7 +8,6 @@ import pytest
 from looksmith.errors import AlreadyExists, FailedPrecondition, InvalidField, LooksmithError
 from services.chassis.painting import PaintRequest, Pinned, Settled
 from services.router.admission import Admission
-from services.router.dispatch import Dispatcher
 from services.router.errors import NoWorker, WorkerLost
 from services.router.events import Kind, WorkerEvent
 from services.router.fleet import Fleet
@@ -16,7 +15,8 @@ from services.router.generate import Generation
 from services.router.members import Heartbeat
 from services.router.ports import WorkerCall
 from services.router.request_memory import RequestMemory
-from tests.unit.router.router_parts import NOON, Clock, NoConnection, acme, registration, request
+from services.router.waiting_room import WaitingRoom
+from tests.unit.router.router_parts import NOON, Clock, NoConnection, acme, dispatcher_of, registration, request
 
 TOO_LONG = InvalidField("prompt", "the text encoder would not see its end", reason="PROMPT_TOO_LONG")
 ACCEPTED, FINISHED = WorkerEvent(Kind.ACCEPTED, ""), WorkerEvent(Kind.FINISHED, "")
@@ -61,7 +61,8 @@ def generation(fleet: Fleet) -> Generation:
     clock = Clock()
     return Generation(
         admission=Admission(registry=acme(), fleet=fleet, memory=RequestMemory(clock=clock)),
-        dispatcher=Dispatcher(router="r1", fleet=fleet, max_redispatches=2, clock=clock),
+        dispatcher=dispatcher_of(fleet, clock),
+        waiting_room=WaitingRoom(fleet=fleet, worker_wait_s=0, clock=clock),
         default_deadline_s=10,
         clock=clock,
     )

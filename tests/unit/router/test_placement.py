@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from looksmith.nouns import Tier
+from services.router.bookings import Waiting
 from services.router.consistent_hash import rank
 from services.router.fleet import WorkerView
 from services.router.members import Heartbeat, MeasuredCost, WorkerState
@@ -81,10 +82,24 @@ def test_swap_costs_that_are_told_replace_the_constants() -> None:
 
 
 def test_concurrent_first_requests_follow_the_first_one_home() -> None:
-    busy = view(HOME, booked=ONE_IMAGE, promised=frozenset({DIGEST}))
-    placement = placed(busy, view(SECOND))
-    assert (placement.worker, placement.reason) == (HOME, "home, adapter on its way")
-    assert placement.tier is Tier.STORE
+    assert placed(view(HOME, booked=ONE_IMAGE), view(SECOND)).worker == HOME
+
+
+def test_further_homes_of_a_brand_in_demand_are_no_new_homes() -> None:
+    fleet = view(HOME, booked=1.5 * ONE_IMAGE), view(SECOND)
+    assert placed(*fleet).worker == HOME
+    assert placed(*fleet, job=job(homes=2)).worker == SECOND
+
+
+def test_brands_that_wait_count_only_as_far_as_they_are_served_before() -> None:
+    crowd = {"crowd": Waiting(50.0, 1.0)}
+    busy = view(HOME, booked=50.0, waiting=crowd)
+    (candidate,) = placed(busy).candidates
+    assert candidate.booked == pytest.approx(ONE_IMAGE)  # as much of the crowd's as of this brand's
+    (heavy,) = placed(busy, job=job(weight=2.0)).candidates
+    assert heavy.booked == pytest.approx(ONE_IMAGE / 2)
+    (own,) = placed(view(HOME, booked=50.0, waiting={"acme": Waiting(50.0, 1.0)})).candidates
+    assert own.booked == 50.0
 
 
 def test_slowest_of_several_adapters_counts() -> None:

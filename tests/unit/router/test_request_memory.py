@@ -112,3 +112,11 @@ def test_end_of_a_superseded_try_leaves_the_id_to_the_one_that_took_over(clock: 
     memory.give_back("r1", first)
     with pytest.raises(RequestIdReused):
         memory.begin(settled(), RESOLVED, "other content")
+
+
+def test_recent_requests_are_told_newest_first_and_old_ones_not(clock: Clock) -> None:
+    memory = RequestMemory(clock=clock)
+    for request_id in ("r1", "r2", "r3", "r2"):
+        memory.begin(settled(request(request_id)), RESOLVED, "content")
+        clock.seconds += REMEMBERED_S / 3
+    assert [each.request.request_id for each in memory.recent()] == ["r2", "r3"]

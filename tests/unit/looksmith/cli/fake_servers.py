@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import grpc
+from google.protobuf.message import Message
 
 from looksmith.errors import LooksmithError, error_to_status
 from looksmith.v1 import (
@@ -35,9 +36,9 @@ class FakeServers(
     fleet_pb2_grpc.FleetServiceServicer,
     rpc.ImageGenerationServiceServicer,
 ):
-    """Lists come two at a time, whatever page size was asked for. ``refusal`` is what Generate raises.
+    """Lists come two at a time, whatever page size was asked for. ``refusal`` is what Generate and WarmAdapter raise.
 
-    ``yanked`` holds brands and versions; ``yanks`` what was asked to be withdrawn.
+    ``yanked`` holds brands and versions; ``yanks`` what was asked to be withdrawn; ``asked`` what else was to be done.
     """
 
     brands: list[brand_pb2.Brand] = field(default_factory=list)
@@ -47,6 +48,8 @@ class FakeServers(
     yanks: list[registry_pb2.YankAdapterVersionRequest] = field(default_factory=list)
     workers: list[fleet_pb2.Worker] = field(default_factory=list)
     candidates: list[fleet_pb2.PlacementCandidate] = field(default_factory=list)
+    usage: list[fleet_pb2.BrandUsage] = field(default_factory=list)
+    asked: list[Message] = field(default_factory=list)
     refusal: LooksmithError | None = None
     address: str = ""
 
@@ -83,6 +86,20 @@ class FakeServers(
         version = self._version(request.brand, request.adapter, request.version)
         return registry_pb2.YankAdapterVersionResponse(version=version, seq=9)
 
+    def PromoteAdapter(
+        self, request: registry_pb2.PromoteAdapterRequest, context: grpc.ServicerContext
+    ) -> registry_pb2.PromoteAdapterResponse:
+        self.asked.append(request)
+        alias = adapter_pb2.Alias(name="production", version=request.ref.version)
+        return registry_pb2.PromoteAdapterResponse(alias=alias, previous_version=1, seq=9)
+
+    def ResolveAdapter(
+        self, request: registry_pb2.ResolveAdapterRequest, context: grpc.ServicerContext
+    ) -> registry_pb2.ResolveAdapterResponse:
+        version = self._version(request.ref.brand, request.ref.adapter, 1)
+        version.digest = STYLE.digest
+        return registry_pb2.ResolveAdapterResponse(version=version, seq=9)
+
     def RollbackAdapter(
         self, request: registry_pb2.RollbackAdapterRequest, context: grpc.ServicerContext
     ) -> registry_pb2.RollbackAdapterResponse:
@@ -113,11 +130,37 @@ class FakeServers(
         placed = pb.Placed(worker=best.worker, reason=best.reason, tier=best.tier) if best else None
         return fleet_pb2.ExplainPlacementResponse(placed=placed, candidates=self.candidates, adapters=[STYLE])
 
-    def Generate(self, request: pb.GenerateRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateResponse]:
+    def WarmAdapter(
+        self, request: fleet_pb2.WarmAdapterRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.WarmAdapterResponse:
+        self._refuse(context)
+        self.asked.append(request)
+        return fleet_pb2.WarmAdapterResponse(workers=["worker-0", "worker-1"])
+
+    def DrainWorker(
+        self, request: fleet_pb2.DrainWorkerRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.DrainWorkerResponse:
+        self.asked.append(request)
+        return fleet_pb2.DrainWorkerResponse(jobs_left=2)
+
+    def EvictAdapter(
+        self, request: fleet_pb2.EvictAdapterRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.EvictAdapterResponse:
+        self.asked.append(request)
+        return fleet_pb2.EvictAdapterResponse(workers=[request.worker] if request.worker else ["worker-0", "worker-1"])
+
+    def GetUsage(self, request: fleet_pb2.GetUsageRequest, context: grpc.ServicerContext) -> fleet_pb2.GetUsageResponse:
+        self.asked.append(request)
+        return fleet_pb2.GetUsageResponse(usage=self.usage)
+
+    def _refuse(self, context: grpc.ServicerContext) -> None:
         if self.refusal:
             status = error_to_status(self.refusal)
             context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
             context.abort(self.refusal.code, self.refusal.message)
+
+    def Generate(self, request: pb.GenerateRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateResponse]:
+        self._refuse(context)
         yield pb.GenerateResponse(
             accepted=pb.Accepted(request_id=request.request_id, seed=request.seed, adapters=[STYLE])
         )

@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from looksmith.cli.app import app
-from looksmith.errors import InvalidField, LooksmithError, NotFound, ResourceExhausted
+from looksmith.errors import DeadlineExceeded, InvalidField, LooksmithError, NotFound, ResourceExhausted
 from looksmith.v1 import adapter_pb2, brand_pb2, fleet_pb2, registry_pb2
 from looksmith.v1 import generation_pb2 as pb
 from tests.unit.looksmith.cli.fake_servers import PICTURE, FakeServers, serving
@@ -180,6 +180,93 @@ def test_yank_asks_for_what_it_was_told(
     assert (asked.replacement, asked.force) == (replacement, force)
 
 
+def test_promote_with_warm_promotes_once_the_version_is_warm(looksmith: Looksmith, fakes: FakeServers) -> None:
+    result = looksmith("promote", "inkwell/house-style@2", "--warm")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "inkwell/house-style@2 is in the memory of worker-0, worker-1\nproduction is now version 2 (was 1)\n",
+    )
+    warmed, promoted = fakes.asked
+    ref = adapter_pb2.AdapterRef(brand="inkwell", adapter="house-style", version=2)
+    assert warmed == fleet_pb2.WarmAdapterRequest(ref=ref)
+    assert isinstance(promoted, registry_pb2.PromoteAdapterRequest) and promoted.ref == ref
+
+
+def test_promote_leaves_production_alone_where_a_version_did_not_get_warm(
+    looksmith: Looksmith, fakes: FakeServers
+) -> None:
+    fakes.refusal = DeadlineExceeded("not in the memory of worker-1 yet", reason="NOT_WARM_IN_TIME")
+    result = looksmith("promote", "inkwell/house-style@2", "--warm")
+    assert (result.exit_code, result.stderr) == (7, "error: not in the memory of worker-1 yet [NOT_WARM_IN_TIME]\n")
+    assert fakes.asked == []
+
+
+def test_promote_without_warm_asks_no_router(looksmith: Looksmith, fakes: FakeServers) -> None:
+    assert looksmith("promote", "inkwell/house-style@2").exit_code == 0
+    assert [type(each) for each in fakes.asked] == [registry_pb2.PromoteAdapterRequest]
+
+
+def test_warm_asks_for_the_homes_it_was_told_and_says_who_holds_it(looksmith: Looksmith, fakes: FakeServers) -> None:
+    result = looksmith("warm", "inkwell/house-style:canary", "--homes", "3")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "inkwell/house-style:canary is in the memory of worker-0, worker-1\n",
+    )
+    ref = adapter_pb2.AdapterRef(brand="inkwell", adapter="house-style", alias="canary")
+    assert fakes.asked == [fleet_pb2.WarmAdapterRequest(ref=ref, homes=3)]
+    assert document(looksmith("warm", "inkwell/house-style", "--json")) == {"workers": ["worker-0", "worker-1"]}
+
+
+def test_drain_names_the_worker_the_reason_and_the_jobs_left(looksmith: Looksmith, fakes: FakeServers) -> None:
+    result = looksmith("drain", "worker-0", "--reason", "a new driver")
+    assert (result.exit_code, result.stdout) == (0, "worker-0 takes no more jobs; 2 are left\n")
+    assert fakes.asked == [fleet_pb2.DrainWorkerRequest(name="worker-0", reason="a new driver")]
+    assert document(looksmith("drain", "worker-0", "--json")) == {"jobs_left": 2}
+
+
+@pytest.mark.parametrize(
+    ("named", "digest"),
+    [
+        ("inkwell/house-style@1", "0f" * 32),
+        (f"inkwell/house-style@sha256:{'ab' * 32}", "ab" * 32),
+        ("cd" * 32, "cd" * 32),
+    ],
+)
+def test_evict_names_a_file_by_reference_or_by_digest(
+    looksmith: Looksmith, fakes: FakeServers, named: str, digest: str
+) -> None:
+    result = looksmith("evict", named, "--worker", "worker-1")
+    assert (result.exit_code, result.stdout) == (0, "told to forget it: worker-1\n")
+    assert fakes.asked == [fleet_pb2.EvictAdapterRequest(worker="worker-1", digest=digest)]
+    assert document(looksmith("evict", named, "--json")) == {"workers": ["worker-0", "worker-1"]}
+
+
+def test_usage_is_summed_over_the_routers_named(looksmith: Looksmith, fakes: FakeServers) -> None:
+    fakes.usage = [
+        fleet_pb2.BrandUsage(images=1),
+        fleet_pb2.BrandUsage(brand="harbour", images=3, gpu_seconds=4.25),
+        fleet_pb2.BrandUsage(brand="inkwell", images=12, gpu_seconds=18),
+    ]
+    both = ("--routers", f"{fakes.address},{fakes.address}")
+    lines = looksmith("usage", *both).stdout.splitlines()
+    assert [line.split() for line in lines[-3:]] == [
+        ["(all", "others)", "2", "0.0"],
+        ["harbour", "6", "8.5"],
+        ["inkwell", "24", "36.0"],
+    ]
+    told = document(looksmith("usage", "--json", *both))["usage"]
+    assert told[1] == {"brand": "harbour", "images": "6", "gpu_seconds": 8.5}
+
+
+def test_usage_asks_for_one_brand_and_from_a_time_on(looksmith: Looksmith, fakes: FakeServers) -> None:
+    assert looksmith("usage", "inkwell", "--since", "2026-11-22 14:00:00").exit_code == 0
+    assert looksmith("usage").exit_code == 0
+    timed, plain = fakes.asked
+    assert isinstance(timed, fleet_pb2.GetUsageRequest) and isinstance(plain, fleet_pb2.GetUsageRequest)
+    assert (timed.brand, timed.since.ToJsonString()) == ("inkwell", "2026-11-22T14:00:00Z")
+    assert (plain.brand, plain.HasField("since")) == ("", False)
+
+
 def test_lists_that_are_empty_have_their_keys_in_json(looksmith: Looksmith, fakes: FakeServers) -> None:
     fakes.brands, fakes.adapters, fakes.workers, fakes.candidates = [], [], [], []
     assert document(looksmith("brands", "--json"))["brands"] == []
@@ -253,6 +340,10 @@ def test_a_refusal_is_one_line_on_standard_error_with_json_too(
         ("explain", "b"),
         ("generate", "b", "p"),
         ("promote", "b/a@1"),
+        ("warm", "b/a"),
+        ("drain", "w"),
+        ("evict", "b/a"),
+        ("usage",),
         ("yank", "b/a@1", "--reason", "r"),
         ("publish", "b/a", __file__),
     ],
@@ -278,6 +369,9 @@ def test_a_server_that_is_not_up_is_one_line_with_its_address_and_what_to_do(com
         ("generate", "b", "p", "--seed", str(2**64)),
         ("generate", "b", "p", "-n", "0"),
         ("promote", "inkwell"),
+        ("warm", "inkwell"),
+        ("warm", "inkwell/house-style", "--homes", "-1"),
+        ("usage", "--since", "yesterday"),
         ("rollback", "inkwell/house-style@2"),
         ("history", "inkwell/house-style:canary"),
         ("yank", "inkwell/house-style@2"),

@@ -1,0 +1,53 @@
+"""How the images of one request are shared out over workers, where that ends it sooner. Pure.
+
+Decides how many portions of what size there are; each is placed like a request of its own.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from services.router.fleet import FleetSnapshot
+from services.router.placement import SWAP_COSTS, Job, SwapCosts, able_workers
+
+#: A request is shared out if it then ends in at most so much of the time: every portion is a call and a swap more.
+WORTH_SHARING = 0.9
+
+
+def portion_sizes(
+    job: Job, fleet: FleetSnapshot, now: float, *, costs: SwapCosts = SWAP_COSTS, excluded: Collection[str] = ()
+) -> tuple[int, ...]:
+    """Images of each portion, the largest first; one portion if sharing is not worth it.
+
+    Image after image goes to the worker that would be done with it first. A worker that lacks the adapter begins
+    later, by what bringing it costs and by what placement asks of a new home.
+    """
+    if job.images < 2:
+        return (job.images,)
+    single = able_workers(replace(job, images=1), fleet, now, excluded=excluded, costs=costs)
+    if len(single) < 2:
+        return (job.images,)
+    alone = min(rating.expected + (job.images - 1) * rating.painting for rating in single)
+    ends = [(rating.expected, number) for number, rating in enumerate(single)]
+    heapq.heapify(ends)
+    given = [0] * len(single)
+    last = 0.0
+    for _ in range(job.images):
+        end, number = heapq.heappop(ends)
+        given[number] += 1
+        last = max(last, end)
+        heapq.heappush(ends, (end + single[number].painting, number))
+    if last > WORTH_SHARING * alone:
+        return (job.images,)
+    return tuple(sorted((count for count in given if count), reverse=True))
+
+
+def dealt(images: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    """``images`` cut into portions of those sizes, in order."""
+    portions, at = [], 0
+    for size in sizes:
+        portions.append(tuple(images[at : at + size]))
+        at += size
+    return portions
