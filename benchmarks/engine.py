@@ -34,7 +34,7 @@ BARS: Bars = {
 
 #: What is measured on which model. Swaps take real widths; whole pictures a model that paints.
 PARTS = {
-    "studio": ("service", "batches", "many"),
+    "studio": ("service", "batches", "steps", "many"),
     "sd15": ("swaps",),
     "sdxl": ("swaps", "flatness", "hidden"),
 }
@@ -48,6 +48,7 @@ def measure(parts: list[str], *, model: str, device: str, threads: int, repeats:
     from benchmarks.flatness import flatness  # noqa: PLC0415
     from benchmarks.hidden_swaps import hidden_swaps  # noqa: PLC0415
     from benchmarks.service import service  # noqa: PLC0415
+    from benchmarks.steps import steps  # noqa: PLC0415
     from benchmarks.swaps import swaps  # noqa: PLC0415
 
     run: dict[str, Callable[[], dict[str, float]]] = {
@@ -55,6 +56,7 @@ def measure(parts: list[str], *, model: str, device: str, threads: int, repeats:
         "flatness": lambda: flatness(device=device, repeats=repeats),
         "hidden": lambda: hidden_swaps(device=device),
         "batches": lambda: batches(threads=threads, repeats=3 * repeats),
+        "steps": lambda: steps(threads=threads, repeats=3 * repeats),
         "service": lambda: service(threads=threads, repeats=repeats),
         "many": lambda: many_brands(threads=threads, repeats=repeats),
     }

@@ -234,7 +234,7 @@ async def _paint(painter: Painter, progress: Any, digest: str) -> Told:  # noqa:
 async def _worker(store: FolderFiles, folder: Path, device: str) -> AsyncIterator[Painter]:
     engine = StepsOnly(FAMILY, rank=RANK, slots=4, device=device, compiled=folder / "compiled")
     async with AsyncExitStack() as stack:
-        thread = await stack.enter_async_context(EngineThread(engine))
+        thread = await stack.enter_async_context(EngineThread(engine, clock=now))
         tiers = AdapterTiers(
             disk=DiskCache(folder / "disk", limit_bytes=1 << 40),
             registry=store,

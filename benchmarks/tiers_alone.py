@@ -143,7 +143,7 @@ class TiersAlone:
         self._runner.close()
 
     async def _enter(self) -> None:
-        thread = await self._open.enter_async_context(EngineThread(self._engine))
+        thread = await self._open.enter_async_context(EngineThread(self._engine, clock=steady_clock()))
         size = self._engine.host_size(self._folder / self.digests[0], self.digests[0])
         tiers = AdapterTiers(
             disk=DiskCache(self._folder, limit_bytes=1 << 40),

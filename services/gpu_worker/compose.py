@@ -15,10 +15,13 @@ from services.chassis.channel import open_channel
 from services.chassis.server import RunningServer, ServedApi, grpc_server
 from services.gpu_worker import telemetry
 from services.gpu_worker.clock import Clock, steady_clock
+from services.gpu_worker.departure import OpenCalls, leave
 from services.gpu_worker.disk_cache import DiskCache
 from services.gpu_worker.engine.fake import FakeEngine
 from services.gpu_worker.engine.protocol import Engine
 from services.gpu_worker.engine.recipe import read_recipe
+from services.gpu_worker.engine.timed import TimedEngine
+from services.gpu_worker.engine.timed_costs import TimedCosts
 from services.gpu_worker.engine_thread import EngineThread
 from services.gpu_worker.generation import Generation
 from services.gpu_worker.painter import Painter
@@ -34,8 +37,9 @@ from services.registry.client import RegistryClient
 from services.router.client import FleetClient, Registration
 
 GENERATION = "looksmith.v1.ImageGenerationService"
+_GENERATE = f"/{GENERATION}/Generate"
 
-#: The fake engine has no weights, so that its recipes' digests are those of none.
+#: The fake and the timed engine have no weights, so that their recipes' digests are those of none.
 _NO_WEIGHTS = "0" * 64
 
 
@@ -45,7 +49,9 @@ async def gpu_worker(
 ) -> AsyncIterator[RunningServer]:
     """A worker that serves and reports from entry to exit. ``registry`` and ``engine`` replace the real ones in tests.
 
-    It listens once its engine is loaded and warm, so that health is SERVING from the first answer on.
+    It listens once its engine is loaded and warm, so that health is SERVING from the first answer on. On exit it turns
+    NOT_SERVING, tells its routers, and finishes its jobs while sessions and server live on; not so where it ends by an
+    exception, which nobody should wait for.
 
     Raises:
         RecipeError: a recipe can't be used; the message names the file and the key.
@@ -56,7 +62,7 @@ async def gpu_worker(
             channel = open_channel(settings.registry, token=settings.registry_token.get_secret_value())
             registry = RegistryClient(await stack.enter_async_context(channel))
         engine = engine or make_engine(settings, clock)
-        thread = await stack.enter_async_context(EngineThread(engine))
+        thread = await stack.enter_async_context(EngineThread(engine, clock=clock))
         tiers = AdapterTiers(
             disk=DiskCache(settings.disk_cache, limit_bytes=settings.disk_cache_bytes),
             registry=registry,
@@ -88,8 +94,9 @@ async def gpu_worker(
         await stack.enter_async_context(watch.running())
         servicer = ImageGenerationServicer(generation=generation, new_request_id=lambda: uuid.uuid4().hex)
         api = ServedApi(GENERATION, lambda server: rpc.add_ImageGenerationServiceServicer_to_server(servicer, server))
+        calls = OpenCalls(_GENERATE)
         server = await stack.enter_async_context(
-            grpc_server(settings, [api], span_names={f"/{GENERATION}/Generate": "worker.generate"})
+            grpc_server(settings, [api], span_names={_GENERATE: "worker.generate"}, layers=[calls.layer])
         )
         registration = Registration(
             name=settings.name,
@@ -101,8 +108,8 @@ async def gpu_worker(
             speed=settings.speed,
             max_rows=engine.max_rows,
         )
-        for address in settings.routers:
-            session = RouterSession(
+        sessions = [
+            RouterSession(
                 address=address,
                 registration=registration,
                 painter=painter,
@@ -110,8 +117,19 @@ async def gpu_worker(
                 connect=FleetClient.connect,
                 jitter=random.random,
             )
+            for address in settings.routers
+        ]
+        for session in sessions:
             await stack.enter_async_context(_kept_up(session))
         yield server
+        await server.health.enter_graceful_shutdown()
+        await leave(
+            calls=calls,
+            drain=painter.drain,
+            reports=[session.report_draining() for session in sessions],
+            drain_s=settings.drain_s,
+            clock=clock,
+        )
 
 
 def make_engine(settings: WorkerSettings, clock: Clock) -> Engine:
@@ -121,8 +139,17 @@ def make_engine(settings: WorkerSettings, clock: Clock) -> Engine:
         RecipeError: a recipe can't be used.
     """
     recipes = [read_recipe(Path(recipe)) for recipe in settings.recipes]
-    if settings.engine == "fake":
-        return FakeEngine([r.facts(base_digest=_NO_WEIGHTS, distill_digest="") for r in recipes], clock=clock)
+    if settings.engine in {"fake", "timed"}:
+        facts = [recipe.facts(base_digest=_NO_WEIGHTS, distill_digest="") for recipe in recipes]
+        if settings.engine == "fake":
+            return FakeEngine(facts, clock=clock)
+        return TimedEngine(
+            facts,
+            costs=TimedCosts.measured(settings.timed_scale),
+            batch_sizes=settings.batch_sizes,
+            slots=sum(settings.slots.values()),
+            clock=clock,
+        )
     # Here and not above: a worker with another engine starts without torch, and torch reads its threads on import.
     from services.gpu_worker.engine.bank_engine import BankEngine  # noqa: PLC0415
     from services.gpu_worker.engine.reference import ReferenceEngine  # noqa: PLC0415

@@ -16,7 +16,10 @@ from typing import Self, TypeVar
 
 import structlog
 
-from services.gpu_worker.engine.protocol import Engine, Event
+from services.gpu_worker.clock import Clock
+from services.gpu_worker.crowding import crowding
+from services.gpu_worker.engine.protocol import Engine, Event, ImageReady
+from services.gpu_worker.progress import Progress
 
 log = structlog.get_logger()
 
@@ -27,8 +30,9 @@ _MAX_COMMANDS = 4096
 class EngineThread:
     """Loads the engine on entry, in its thread; on exit the step under way ends first."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, clock: Clock, crowding: Callable[[], float] = crowding) -> None:
         self.engine = engine
+        self.progress = Progress(clock=clock, crowding=crowding)
         self._commands: queue.Queue[Callable[[], None] | None] = queue.Queue(_MAX_COMMANDS)  # None: the end
         self._thread = threading.Thread(target=self._run, name="engine")
         self._loop: asyncio.AbstractEventLoop
@@ -87,29 +91,27 @@ class EngineThread:
             try:
                 command = self._commands.get(block=not busy)
             except queue.Empty:
-                pass
-            else:
-                if command is None:
-                    self._guarded(self.engine.close)
-                    return
-                self._guarded(command)
-                busy = True  # it may have given the engine work; commands go before steps
+                busy = bool(self._unit(self.engine.tick))
                 continue
-            busy = self._guarded(self._tick)
+            if command is None:
+                self._unit(self.engine.close)
+                return
+            self._unit(command)
+            busy = True  # it may have given the engine work; commands go before steps
 
-    def _tick(self) -> bool:
-        events = self.engine.tick()
-        if events:
-            self._tell(self._on_events, events)
-        return bool(events)
-
-    def _guarded(self, step: Callable[[], object]) -> bool:
+    def _unit(self, work: Callable[[], Sequence[Event] | None]) -> Sequence[Event]:
+        """Does a unit of work; the events that it gave."""
+        events: Sequence[Event] = ()
+        self.progress.begin()
         try:
-            return bool(step())
+            events = work() or ()
         except Exception as error:  # the thread must outlive whatever an engine raises
             log.exception("engine.failed")
             self._tell(self._on_failure, error)
-            return False
+        self.progress.end(painted=any(isinstance(event, ImageReady) for event in events))
+        if events:
+            self._tell(self._on_events, events)
+        return events
 
     def _tell(self, function: Callable[..., None], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is left to be told

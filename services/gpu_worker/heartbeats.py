@@ -45,9 +45,10 @@ class Heartbeats:
             host_bytes=tiers.host_bytes,
             disk_bytes=tiers.disk_bytes,
             costs=tuple(
-                MeasuredCost(c.recipe, (c.width, c.height), 1, c.step_s, c.fixed_s) for c in painter.costs.known()
+                MeasuredCost(c.recipe, (c.width, c.height), c.rows, c.step_s, c.fixed_s) for c in painter.costs.known()
             ),
             last_errors=tuple(WorkerFault(m.time, m.reason, m.message) for m in painter.mishaps),
+            stalled_s=painter.stalled_s(),
         )
 
 

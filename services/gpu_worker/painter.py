@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ from typing import Any
 import structlog
 
 from looksmith.errors import Internal, LooksmithError
-from services.gpu_worker.clock import Clock, seconds
-from services.gpu_worker.costs import MeasuredCosts, Work
+from services.gpu_worker.clock import Clock
+from services.gpu_worker.costs import MeasuredCosts, StepTimes, Work
 from services.gpu_worker.engine.protocol import (
     EngineJob,
     Event,
@@ -30,10 +30,12 @@ from services.gpu_worker.engine.protocol import (
     StageDone,
     StepDone,
 )
+from services.gpu_worker.engine.turns import rows_of
 from services.gpu_worker.engine_thread import EngineThread
 from services.gpu_worker.errors import WorkerDraining
 from services.gpu_worker.lease import Lease
 from services.gpu_worker.queue import FairQueue
+from services.gpu_worker.router_books import Booked, RouterBooks
 from services.gpu_worker.swap import StageTime, SwapReport
 from services.gpu_worker.tiers import AdapterTiers
 
@@ -69,15 +71,6 @@ class Painting:
 
 
 @dataclass(frozen=True)
-class Booked:
-    """What one router has under way here."""
-
-    router: str
-    gpu_seconds: float
-    last_request_id: str
-
-
-@dataclass(frozen=True)
 class Mishap:
     time: datetime
     reason: str
@@ -96,7 +89,7 @@ class _Job:
     ready: bool = False
     over: bool = False
     turn_ns: int = 0
-    denoise_s: float = 0.0
+    steps: StepTimes = field(default_factory=StepTimes)
     painted: int = 0
     curtailed: LooksmithError | None = None
 
@@ -107,7 +100,7 @@ class _Job:
     @property
     def work(self) -> Work:
         job = self.engine_job
-        return Work(job.recipe, job.width, job.height, job.steps, len(job.images))
+        return Work(job.recipe, job.width, job.height, job.steps, len(job.images), rows_of(job))
 
 
 class Painter:
@@ -123,7 +116,7 @@ class Painter:
         self._jobs: dict[str, _Job] = {}  # all that have not ended
         self._staged: deque[_Job] = deque()
         self._running: set[str] = set()
-        self._last_request: dict[str, str] = {}
+        self._books = RouterBooks()
         self._room_since_ns = clock()
         self._changed = asyncio.Event()  # a job became ready or is staged, or there is room
         self._draining = False
@@ -153,12 +146,15 @@ class Painter:
     def queued_jobs(self) -> int:
         return len(self._jobs) - len(self._running)
 
+    def stalled_s(self) -> float:
+        """Seconds that the engine has been at one unit of work which should have ended long ago; 0: it gets on."""
+        return self._thread.progress.stalled_s()
+
     def booked(self) -> tuple[Booked, ...]:
-        seconds_of = dict.fromkeys(self._last_request, 0.0)
+        seconds_of: defaultdict[str, float] = defaultdict(float)
         for job in self._jobs.values():
-            if job.router:
-                seconds_of[job.router] += self.costs.estimate_s(job.work)
-        return tuple(Booked(router, s, self._last_request[router]) for router, s in seconds_of.items())
+            seconds_of[job.router] += self.costs.estimate_s(job.work)
+        return self._books.booked(seconds_of)
 
     def drain(self) -> None:
         """Takes no more jobs; those that are here are finished."""
@@ -196,7 +192,7 @@ class Painter:
         )
         self._jobs[engine_job.id] = job
         if router:
-            self._last_request[router] = request_id
+            self._books.sent(router, request_id, at_work={job.router for job in self._jobs.values()})
         job.bringing = asyncio.create_task(self._bring(job))
         try:
             yield Painting(
@@ -337,13 +333,14 @@ class Painter:
                 case ImageReady():
                     job.painted += 1
                 case JobDone(gpu_seconds=spent):
-                    self.costs.observe(job.work, denoise_s=job.denoise_s, total_s=spent)
+                    if not job.engine_job.reproducible:  # its batches are padded beyond what they are called
+                        self.costs.observe(job.work, job.steps, total_s=spent)
                     self._end(job)
                 case StageDone(stage=Stage.BIND):
                     job.events.put_nowait(self._bound(job, event))
                     continue
-                case StageDone(stage=Stage.DENOISE):
-                    job.denoise_s += seconds(event.start_ns, event.end_ns)
+                case StepDone(batch_rows=rows, seconds=took):
+                    job.steps.add(took, batch_rows=rows, own_rows=job.work.rows)
             job.events.put_nowait(event)
 
     def _bound(self, job: _Job, bind: StageDone) -> Bound:

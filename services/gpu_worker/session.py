@@ -16,6 +16,7 @@ from services.gpu_worker.heartbeats import Heartbeats
 from services.gpu_worker.painter import Painter
 from services.gpu_worker.tiers import AdapterTiers
 from services.router.client import (
+    Ack,
     Command,
     Drain,
     Evict,
@@ -54,6 +55,8 @@ class RouterSession:
         self._news = asyncio.Event()  # something to report before the next heartbeat is due
         self._evictions: set[asyncio.Task[bool]] = set()
         self._welcomed = False
+        self._farewell: int | None = None  # the heartbeat of this session that first said that the worker drains
+        self._farewell_heard = asyncio.Event()
         tiers.watch(self._news.set)
 
     async def run(self) -> None:
@@ -72,9 +75,16 @@ class RouterSession:
             log.warning("session.ended", router=self._address, reason=reason, retry_s=round(delay, 2))
             await self._sleep(delay)
 
+    async def report_draining(self) -> None:
+        """Reports at once, and returns when the router has heard that the worker drains; at once if none listens."""
+        self._news.set()
+        if self._welcomed:
+            await self._farewell_heard.wait()
+
     async def _follow(self, session: FleetSession) -> None:
         """Obeys commands until the session ends; reports beside that, once the router has said how often."""
         heartbeats = Heartbeats(painter=self._painter, tiers=self._tiers)
+        self._farewell = None
         reporting: asyncio.Task[None] | None = None
         try:
             async for command in session:
@@ -92,7 +102,10 @@ class RouterSession:
     async def _report(self, session: FleetSession, heartbeats: Heartbeats, interval_s: float) -> None:
         while True:
             self._news.clear()
-            await session.send(heartbeats.next())
+            heartbeat = heartbeats.next()
+            if heartbeat.draining and self._farewell is None:
+                self._farewell = heartbeat.sequence
+            await session.send(heartbeat)
             try:
                 async with asyncio.timeout(interval_s):
                     await self._news.wait()
@@ -102,6 +115,9 @@ class RouterSession:
 
     def _obey(self, command: Command, heartbeats: Heartbeats) -> None:
         match command:
+            case Ack(sequence):
+                if self._farewell is not None and sequence >= self._farewell:
+                    self._farewell_heard.set()
             case Resync():
                 heartbeats.resync()
                 self._news.set()

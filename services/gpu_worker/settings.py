@@ -77,9 +77,13 @@ class WorkerSettings(ServiceSettings):
     speed: float = Field(default=1.0, gt=0, le=1000)
     """Speed relative to other workers, declared and fixed: the weight of consistent hashing."""
 
-    engine: Literal["bank", "reference", "fake"] = "bank"
-    """What paints. bank: many brands in one batch; reference: diffusers and peft, one job at a time; fake: flat
-    pictures at once, to try out the services around it."""
+    engine: Literal["bank", "reference", "timed", "fake"] = "bank"
+    """What paints. bank: many brands in one batch; reference: diffusers and peft, one job at a time; to try out the
+    services around it, timed: flat pictures that take the bank's time, as it was measured on a CPU; fake: the same at
+    once."""
+
+    timed_scale: float = Field(default=1.0, gt=0, le=1000)
+    """How many times as long as measured all things take with the timed engine. 1: about 0.1 s a picture alone."""
 
     slots: Slots = Field(default={32: 32}, min_length=1)
     """The bank: slots by rank class, as in 16:64,128:8. An adapter takes a slot of the smallest class that holds its
@@ -106,6 +110,11 @@ class WorkerSettings(ServiceSettings):
     peft_slots: int = Field(default=8, ge=2 * MAX_ADAPTERS)
     """Adapters of the reference engine on the device. At least those of a running job and of the one staged behind it;
     peft slows as it grows, by 4 to 9 times at 24 (benchmarked with SDXL)."""
+
+    drain_s: float = Field(default=60.0, ge=0)
+    """Seconds that a worker which is told to end keeps its sessions and finishes its jobs, before running calls get
+    their grace. 60: a request of 16 pictures and the one staged behind it, at nearly 2 s a picture. Whoever ends the
+    process with SIGKILL must wait for both together. One without jobs leaves at once."""
 
     max_queued: int = Field(default=64, ge=1)
     """Jobs that may wait; more are refused with WORKER_FULL. At 4 s a job, 45 reach the usual deadline of 180 s."""

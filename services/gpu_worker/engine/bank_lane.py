@@ -14,7 +14,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from services.gpu_worker.clock import Clock
+from services.gpu_worker.clock import Clock, seconds
 from services.gpu_worker.engine.bank import RowUse
 from services.gpu_worker.engine.batcher import Batcher, Picture
 from services.gpu_worker.engine.prompts import PromptEncoder, TextPart
@@ -32,6 +32,7 @@ from services.gpu_worker.engine.protocol import (
     StepDone,
 )
 from services.gpu_worker.engine.sampler_table import SamplerTable
+from services.gpu_worker.engine.turns import next_to_seat
 
 
 @dataclass(eq=False)
@@ -45,6 +46,14 @@ class _Running:
     embeds: Tensor | None = None  # None: not begun
     painting: dict[Picture, tuple[ImageTask, int]] = field(default_factory=dict)  # since when, by the worker's clock
     busy_s: float = 0.0
+
+    @property
+    def under_way(self) -> int:
+        return len(self.painting)
+
+    @property
+    def waits(self) -> bool:
+        return self.embeds is None or bool(self.waiting)
 
 
 class BankLane:
@@ -103,7 +112,7 @@ class BankLane:
     def _begin(self) -> list[Event]:
         """Seats as many pictures as there are free rows for, brands in turn."""
         events: list[Event] = []
-        while (running := self._next()) is not None:
+        while running := next_to_seat(self._jobs.values(), self._batcher.free_rows):
             try:
                 events += self._prepare(running)
                 if running.waiting:
@@ -113,18 +122,6 @@ class BankLane:
             except Exception as error:  # noqa: BLE001  # whatever torch raises ends this job, not the worker
                 events.append(self._fail(running, error))
         return events
-
-    def _next(self) -> _Running | None:
-        """The job whose brand has the fewest rows under way; among a brand's, the one that came first.
-
-        None if it needs more rows than are free: smaller ones that came later don't pass it by for ever.
-        """
-        rows = dict.fromkeys((job.job.brand for job in self._jobs.values()), 0)
-        for job in self._jobs.values():
-            rows[job.job.brand] += len(job.painting) * _rows(job.job)
-        waiting = (job for job in self._jobs.values() if job.waiting or job.embeds is None)
-        first = min(waiting, key=lambda job: rows[job.job.brand], default=None)
-        return first if first and _rows(first.job) <= self._batcher.free_rows else None
 
     def _prepare(self, running: _Running) -> list[Event]:
         if running.embeds is not None:
@@ -174,7 +171,7 @@ class BankLane:
         outcome = self._batcher.step()
         stepped = self._now()
         owners = {picture: running for running in self._jobs.values() for picture in running.painting}
-        rows = sum(picture.rows for picture in outcome)
+        took, rows = seconds(began, stepped), sum(picture.rows for picture in outcome)
         events: list[Event] = []
         done: list[Picture] = []
         for picture, error in outcome.items():
@@ -185,8 +182,8 @@ class BankLane:
                 events.append(self._fail(running, error))
                 continue
             job, (task, _) = running.job, running.painting[picture]
-            running.busy_s += (stepped - began) / 1e9 * picture.rows / rows
-            events.append(StepDone(job.id, task.image, picture.step, job.steps, rows))
+            running.busy_s += took * picture.rows / rows
+            events.append(StepDone(job.id, task.image, picture.step, job.steps, rows, took))
             if picture.done:
                 done.append(picture)
             elif job.preview_every and picture.step % job.preview_every == 0 and picture.foreseen is not None:
@@ -249,10 +246,6 @@ class BankLane:
             Pixels(picture.shape[1], picture.shape[0], (picture * 255).round().astype(np.uint8).tobytes())
             for picture in drawn
         ]
-
-
-def _rows(job: EngineJob) -> int:
-    return 2 if job.guidance > 1 else 1
 
 
 def _decoded_together(done: Sequence[Picture]) -> list[list[Picture]]:

@@ -1,35 +1,30 @@
 """An engine without torch: keeps the Protocol, paints flat pictures made of brand, adapters and seed, waits as told.
 
-For tests and for trying out the services around it; says nothing about how long real painting takes.
+For tests and for trying out the services around it; says nothing about how long real painting takes, which timed.py
+does. The two share pretence.py.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from services.chassis.painting import RecipeFacts
 from services.gpu_worker.clock import Clock, seconds, steady_clock
+from services.gpu_worker.engine.pretence import Pretence, picture
 from services.gpu_worker.engine.protocol import (
-    AdapterNotPlaced,
     EngineJob,
     Event,
-    HostAdapter,
     ImageReady,
     ImageTask,
     JobDone,
-    Pixels,
     PreviewReady,
     Stage,
     StageDone,
     StepDone,
 )
-
-MAX_WORDS = 30
 
 
 @dataclass(frozen=True)
@@ -44,11 +39,10 @@ class Costs:
     decode: float = 0.0
 
 
-class FakeEngine:
-    """Counts what it does: ``steps_done`` and ``placements`` are for assertions."""
+class FakeEngine(Pretence):
+    """Counts what it does: ``steps_done`` is for assertions."""
 
     name = "fake"
-    device = "cpu"
     max_rows = 1
     max_jobs = 1
 
@@ -61,52 +55,15 @@ class FakeEngine:
         sleep: Callable[[float], None] = time.sleep,
         slots: int = 8,
     ) -> None:
-        self.recipes = tuple(recipes)
-        self.places = {"peft": slots}
+        super().__init__(recipes, slots=slots)
         self.steps_done = 0
-        self.placements: list[str] = []
-        self.kept: list[str] = []
         self._costs, self._clock, self._sleep = costs, clock or steady_clock(), sleep
-        self._placed: set[str] = set()
         self._running: tuple[EngineJob, Iterator[list[Event]]] | None = None
         self._waiting: deque[ImageTask] = deque()  # its pictures that have not begun
         self._under_way = False  # whether one has begun and is not finished
 
-    def load(self) -> None:
-        """Nothing to load."""
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-    def dropped_words(self, prompt: str) -> str:
-        return " ".join(prompt.split()[MAX_WORDS:])
-
-    def host_size(self, path: Path, digest: str) -> int:  # noqa: ARG002  # of the protocol
-        return path.stat().st_size
-
-    def read(self, path: Path, digest: str) -> HostAdapter:
-        self._sleep(self._costs.read)
-        return HostAdapter(digest, path.stat().st_size, None)
-
-    def keep(self, adapter: HostAdapter) -> None:
-        self.kept.append(adapter.digest)
-
-    def forget(self, digest: str) -> None:
-        self.kept = [kept for kept in self.kept if kept != digest]
-
-    def place(self, adapter: HostAdapter) -> None:
-        if adapter.digest not in self._placed:
-            self._sleep(self._costs.copy)
-            self._placed.add(adapter.digest)
-            self.placements.append(adapter.digest)
-
-    def evict(self, digest: str) -> None:
-        self._placed.discard(digest)
-
     def start(self, job: EngineJob) -> None:
-        for adapter in job.adapters:
-            if adapter.digest not in self._placed:
-                raise AdapterNotPlaced(adapter.digest)
+        self._check_placed(job)
         self._running = (job, self._paint(job))
         self._waiting, self._under_way = deque(job.images), False
 
@@ -138,10 +95,12 @@ class FakeEngine:
             task = self._waiting.popleft()
             started = self._clock()
             for step in range(1, job.steps + 1):
+                step_began = self._clock()
                 self._sleep(self._costs.step)
+                took = seconds(step_began, self._clock())
                 self.steps_done += 1
                 self._under_way = True
-                events: list[Event] = [StepDone(job.id, task.image, step, job.steps, 1)]
+                events: list[Event] = [StepDone(job.id, task.image, step, job.steps, 1, took)]
                 if job.preview_every and step % job.preview_every == 0 and step < job.steps:
                     events.append(PreviewReady(job.id, task.image, step, picture(job, task.seed)))
                 yield events
@@ -156,9 +115,8 @@ class FakeEngine:
         self._sleep(cost)
         return StageDone(job.id, stage, start, self._clock())
 
+    def _wait_for_reading(self, size_bytes: int) -> None:  # noqa: ARG002  # a file is a file to it
+        self._sleep(self._costs.read)
 
-def picture(job: EngineJob, seed: int) -> Pixels:
-    """One colour, which names brand, adapters, weights and seed."""
-    named = "|".join([job.brand, *(f"{a.digest}:{a.weight}" for a in job.adapters), str(seed)])
-    colour = hashlib.sha256(named.encode()).digest()[:3]
-    return Pixels(job.width, job.height, colour * (job.width * job.height))
+    def _wait_for_placing(self, size_bytes: int) -> None:  # noqa: ARG002  # as above
+        self._sleep(self._costs.copy)

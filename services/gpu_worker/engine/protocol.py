@@ -1,6 +1,6 @@
 """The words between a worker and what paints: jobs in, events out, adapters named by the digest of their file.
 
-Knows nothing about torch, gRPC or where adapters come from; FakeEngine stands beside it in fake.py.
+Knows nothing about torch, gRPC or where adapters come from; FakeEngine and TimedEngine stand beside it.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ class StepDone:
     step: int
     steps: int
     batch_rows: int
+    seconds: float = 0.0  # that the step took, for all rows of its batch together
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from transformers import CLIPTokenizer
 
 from looksmith.lora import ModuleTable, table_from_folder
 from services.chassis.painting import RecipeFacts
-from services.gpu_worker.clock import Clock
+from services.gpu_worker.clock import Clock, seconds
 from services.gpu_worker.engine.adapters import COMPONENTS, LoraTensors, add_lora, read_lora, remove_lora
 from services.gpu_worker.engine.base import load_base, new_scheduler
 from services.gpu_worker.engine.protocol import (
@@ -214,6 +214,7 @@ class ReferenceEngine:
             extra = pipe.prepare_extra_step_kwargs(generator, recipe.sampler.eta)
             # 4. Denoise
             for step, t in enumerate(scheduler.timesteps, start=1):
+                began = self.now()
                 self._bind(job.adapters)  # others may have been placed since the last step
                 rows = torch.cat([latents] * 2) if guided else latents
                 noise = pipe.unet(
@@ -225,8 +226,8 @@ class ReferenceEngine:
                 made = scheduler.step(noise, t, latents, **extra)
                 latents = made.prev_sample
                 self._under_way = True
-                self.now()
-                events: list[Event] = [StepDone(job.id, task.image, step, job.steps, len(rows))]
+                took = seconds(began, self.now())
+                events: list[Event] = [StepDone(job.id, task.image, step, job.steps, len(rows), took)]
                 if job.preview_every and step % job.preview_every == 0 and step < job.steps:
                     events.append(PreviewReady(job.id, task.image, step, self._decode(_estimate(made), generator)))
                 yield events

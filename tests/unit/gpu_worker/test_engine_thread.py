@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 from structlog.testing import capture_logs
 
+from services.gpu_worker.clock import steady_clock
 from services.gpu_worker.engine.fake import Costs, FakeEngine
 from services.gpu_worker.engine.protocol import Event, JobDone, StepDone
 from services.gpu_worker.engine_thread import EngineThread
@@ -26,14 +27,14 @@ class Ear:
 
 
 async def test_runs_everything_on_one_thread_that_is_not_the_event_loop_s() -> None:
-    async with EngineThread(FakeEngine([facts()])) as thread:
+    async with EngineThread(FakeEngine([facts()]), clock=steady_clock()) as thread:
         names = {await thread.call(lambda: threading.current_thread().name) for _ in range(3)}
     assert names == {"engine"}
 
 
 async def test_events_arrive_in_order_on_the_event_loop() -> None:
     engine = FakeEngine([facts()])
-    async with EngineThread(engine) as thread:
+    async with EngineThread(engine, clock=steady_clock()) as thread:
         ear = Ear(thread)
         await thread.call(lambda: engine.start(engine_job()))
         await eventually(lambda: any(isinstance(event, JobDone) for event in ear.events))
@@ -48,7 +49,7 @@ async def test_commands_run_between_steps_and_need_not_wait_for_the_job() -> Non
             gate.acquire(timeout=5)
 
     engine = FakeEngine([facts()], costs=Costs(step=1), sleep=wait_for_leave)
-    async with EngineThread(engine) as thread:
+    async with EngineThread(engine, clock=steady_clock()) as thread:
         Ear(thread)
         await thread.call(lambda: engine.start(engine_job()))
         asked = asyncio.create_task(thread.call(lambda: engine.steps_done))
@@ -58,7 +59,7 @@ async def test_commands_run_between_steps_and_need_not_wait_for_the_job() -> Non
 
 
 async def test_what_a_command_raises_is_raised_to_its_caller() -> None:
-    async with EngineThread(FakeEngine([facts()])) as thread:
+    async with EngineThread(FakeEngine([facts()]), clock=steady_clock()) as thread:
         with pytest.raises(ZeroDivisionError):
             await thread.call(lambda: 1 // 0)
         assert await thread.call(lambda: 1) == 1
@@ -74,7 +75,7 @@ async def test_engine_that_breaks_in_a_step_is_reported_and_its_thread_lives_on(
             return super().tick()
 
     engine = Breakable([facts()])
-    async with EngineThread(engine) as thread:
+    async with EngineThread(engine, clock=steady_clock()) as thread:
         ear = Ear(thread)
         with capture_logs() as lines:
             engine.broken = True
@@ -89,7 +90,7 @@ async def test_engine_that_can_t_load_leaves_no_thread_behind() -> None:
         def load(self) -> None:
             raise FileNotFoundError("no weights")
 
-    thread = EngineThread(Absent([facts()]))
+    thread = EngineThread(Absent([facts()]), clock=steady_clock())
     with pytest.raises(FileNotFoundError):
         async with thread:
             pass

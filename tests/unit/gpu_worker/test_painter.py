@@ -13,8 +13,11 @@ from looksmith.nouns import Tier
 from services.gpu_worker.clock import steady_clock
 from services.gpu_worker.engine.fake import Costs, FakeEngine
 from services.gpu_worker.engine.protocol import EngineJob, Event, ImageReady, ImageTask, JobDone, StepDone
+from services.gpu_worker.engine.timed import TimedEngine
+from services.gpu_worker.engine.timed_costs import TimedCosts
 from services.gpu_worker.errors import DigestMismatch, Superseded, WorkerDraining, WorkerFull
 from services.gpu_worker.painter import Bound, JobEvent, Painter, Painting
+from services.gpu_worker.router_books import IDLE_KEPT
 from tests.unit.gpu_worker.worker_parts import FilesRegistry, adapter_tiers, content, engine_job, eventually, facts
 
 
@@ -24,6 +27,7 @@ class SteppedEngine(FakeEngine):
     def __init__(self, allowed: int = 10_000) -> None:
         self.gate = threading.Semaphore(allowed)
         self.started: list[str] = []
+        self.steps_begun = 0
         super().__init__([facts()], costs=Costs(step=1), sleep=self._step)
 
     def start(self, job: EngineJob) -> None:
@@ -32,12 +36,13 @@ class SteppedEngine(FakeEngine):
 
     def _step(self, seconds: float) -> None:
         if seconds:
+            self.steps_begun += 1
             self.gate.acquire(timeout=5)
 
 
 @asynccontextmanager
 async def painting(
-    folder: Path, registry: FilesRegistry, engine: FakeEngine, *, max_queued: int = 100
+    folder: Path, registry: FilesRegistry, engine: FakeEngine | TimedEngine, *, max_queued: int = 100
 ) -> AsyncIterator[Painter]:
     async with adapter_tiers(folder, registry, engine=engine) as (tiers, thread):
         painter = Painter(name="w1", engine_thread=thread, tiers=tiers, max_queued=max_queued, clock=steady_clock())
@@ -257,6 +262,7 @@ async def test_a_curtailed_job_paints_what_has_begun_and_then_ends_with_the_erro
     async with painting(tmp_path, registry, engine) as painter:
         async with painter.painting(engine_job(images=SIXTEEN)) as mine:
             await steps(mine, 6)
+            await eventually(lambda: engine.steps_begun == 7)
             curtailing = asyncio.create_task(mine.curtail(Superseded("r1")))
             await eventually(lambda: not painter._thread._commands.empty())
             engine.gate.release(100)
@@ -267,6 +273,34 @@ async def test_a_curtailed_job_paints_what_has_begun_and_then_ends_with_the_erro
         assert not painter.mishaps, "nothing went wrong"
         assert painter.costs.known() == (), "of a part of a job, a job's costs can't be told"
         assert await events_of(painter, engine_job("next"))
+
+
+async def test_a_router_whose_job_is_here_is_not_forgotten_for_others(tmp_path: Path, registry: FilesRegistry) -> None:
+    async with (
+        painting(tmp_path, registry, SteppedEngine(allowed=0)) as painter,
+        painter.painting(engine_job("busy"), router="busy", request_id="first"),
+    ):
+        for i in range(2 * IDLE_KEPT):
+            async with painter.painting(engine_job(f"j{i}"), router=f"r{i}", request_id="other"):
+                pass
+        routers = [booked.router for booked in painter.booked()]
+    assert routers[0] == "busy"
+    assert len(routers) == IDLE_KEPT + 2, "the last one's job was here when it was noted"
+
+
+async def test_learns_what_a_step_takes_alone_and_in_a_full_batch(tmp_path: Path, registry: FilesRegistry) -> None:
+    costs = TimedCosts.measured(0.1)
+    engine = TimedEngine([facts()], costs=costs, batch_sizes=(1, 2, 4), slots=6, clock=steady_clock())
+    async with painting(tmp_path, registry, engine) as painter:
+        await events_of(painter, engine_job("four", images=SIXTEEN[:4]))
+        await events_of(painter, engine_job("pinned", reproducible=True))
+        assert [cost.rows for cost in painter.costs.known()] == [4], "a pinned one is stepped in a padded batch"
+        await events_of(painter, engine_job("alone"))
+        alone, four = painter.costs.known()
+    assert (alone.rows, four.rows) == (1, 4)
+    assert alone.step_s == pytest.approx(costs.step.at(1), rel=0.5)
+    assert four.step_s == pytest.approx(costs.step.at(4), rel=0.5)
+    assert alone.step_s < four.step_s < 4 * alone.step_s
 
 
 async def test_a_curtailed_job_that_waits_ends_at_once_and_never_starts(

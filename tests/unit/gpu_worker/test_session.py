@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,12 +15,14 @@ import pytest
 from looksmith.nouns import Tier
 from looksmith.v1 import fleet_pb2 as pb
 from looksmith.v1 import generation_pb2
-from services.gpu_worker.clock import steady_clock
+from services.gpu_worker.clock import Clock, steady_clock
+from services.gpu_worker.engine.fake import Costs, FakeEngine
+from services.gpu_worker.engine.protocol import Engine
 from services.gpu_worker.painter import Painter
 from services.gpu_worker.session import RouterSession
 from services.gpu_worker.tiers import AdapterTiers
 from services.router.client import FleetClient, Registration
-from tests.unit.gpu_worker.worker_parts import FilesRegistry, adapter_tiers, content, eventually, facts
+from tests.unit.gpu_worker.worker_parts import FilesRegistry, adapter_tiers, content, engine_job, eventually, facts
 
 
 class Router:
@@ -57,7 +60,27 @@ class Router:
 
 
 @asynccontextmanager
-async def joined(folder: Path, router: Router, registry: FilesRegistry) -> AsyncIterator[tuple[AdapterTiers, Painter]]:
+async def joined(
+    folder: Path,
+    router: Router,
+    registry: FilesRegistry,
+    *,
+    engine: Engine | None = None,
+    clock: Clock | None = None,
+) -> AsyncIterator[tuple[AdapterTiers, Painter]]:
+    async with session_with(folder, router, registry, engine=engine, clock=clock) as (tiers, painter, _):
+        yield tiers, painter
+
+
+@asynccontextmanager
+async def session_with(
+    folder: Path,
+    router: Router,
+    registry: FilesRegistry,
+    *,
+    engine: Engine | None = None,
+    clock: Clock | None = None,
+) -> AsyncIterator[tuple[AdapterTiers, Painter, RouterSession]]:
     server = grpc.aio.server()
     join = grpc.stream_stream_rpc_method_handler(
         router.join, pb.JoinRequest.FromString, pb.JoinResponse.SerializeToString
@@ -67,7 +90,7 @@ async def joined(folder: Path, router: Router, registry: FilesRegistry) -> Async
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with adapter_tiers(folder, registry) as (tiers, thread):
+    async with adapter_tiers(folder, registry, engine=engine, clock=clock) as (tiers, thread):
         painter = Painter(name="w1", engine_thread=thread, tiers=tiers, max_queued=4, clock=steady_clock())
         session = RouterSession(
             address=f"127.0.0.1:{port}",
@@ -79,7 +102,7 @@ async def joined(folder: Path, router: Router, registry: FilesRegistry) -> Async
         )
         task = asyncio.create_task(session.run())
         try:
-            yield tiers, painter
+            yield tiers, painter, session
         finally:
             task.cancel()
             await asyncio.wait([task])
@@ -138,6 +161,36 @@ async def test_drains_when_told(tmp_path: Path, registry: FilesRegistry) -> None
     assert router.heartbeats[1].draining
 
 
+async def test_reports_at_once_that_it_drains_and_knows_when_the_router_has_heard(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    router = Router(interval_s=30)
+    async with session_with(tmp_path, router, registry) as (_, painter, session):
+        await eventually(lambda: router.heartbeats)
+        painter.drain()
+        reporting = asyncio.create_task(session.report_draining())
+        await eventually(lambda: len(router.heartbeats) > 1)
+        assert router.heartbeats[1].draining
+        router.commands.put_nowait(pb.JoinResponse(ack=pb.HeartbeatAck(sequence=1)))
+        await asyncio.sleep(0.05)
+        assert not reporting.done(), "the first heartbeat did not say so"
+        router.commands.put_nowait(pb.JoinResponse(ack=pb.HeartbeatAck(sequence=2)))
+        await asyncio.wait_for(reporting, 2)
+
+
+async def test_has_nobody_to_tell_that_it_drains_while_no_router_listens(tmp_path: Path) -> None:
+    async with adapter_tiers(tmp_path, FilesRegistry()) as (tiers, thread):
+        session = RouterSession(
+            address="127.0.0.1:1",
+            registration=Registration("w1", "i1", "127.0.0.1:1", (facts(),)),
+            painter=Painter(name="w1", engine_thread=thread, tiers=tiers, max_queued=4, clock=steady_clock()),
+            tiers=tiers,
+            connect=FleetClient.connect,
+            jitter=lambda: 0.0,
+        )
+        await asyncio.wait_for(session.report_draining(), 0.5)
+
+
 async def test_forgets_an_adapter_when_told(tmp_path: Path, registry: FilesRegistry) -> None:
     router = Router()
     digest = registry.add(content("a"))
@@ -184,3 +237,32 @@ async def test_waits_longer_each_time_while_a_router_is_out_of_reach(tmp_path: P
         task.cancel()
         await asyncio.wait([task])
     assert waits == [0.4, 0.8, 1.6]
+
+
+async def test_goes_on_reporting_while_its_engine_is_stuck_and_says_so(tmp_path: Path, registry: FilesRegistry) -> None:
+    router, stuck, released = Router(interval_s=0.02), threading.Event(), threading.Event()
+    now_ns = 0
+
+    def hang(seconds: float) -> None:
+        if seconds:
+            stuck.set()
+            released.wait(10)
+
+    engine = FakeEngine([facts()], costs=Costs(step=1), sleep=hang)
+    async with (
+        joined(tmp_path, router, registry, engine=engine, clock=lambda: now_ns) as (_, painter),
+        painter.running(),
+        painter.painting(engine_job()),
+    ):
+        try:
+            await eventually(stuck.is_set)
+            for _ in range(100):  # more than a minute, seen second by second
+                now_ns += 1_000_000_000
+                heard = len(router.heartbeats)
+                await eventually(lambda heard=heard: len(router.heartbeats) > heard + 1)
+                if router.heartbeats[-1].HasField("stalled"):
+                    break
+            assert 60 <= router.heartbeats[-1].stalled.seconds <= 65
+        finally:
+            released.set()
+        await eventually(lambda: not router.heartbeats[-1].HasField("stalled"))

@@ -15,7 +15,7 @@ from typing import Any
 from looksmith.errors import FailedPrecondition, NotFound
 from looksmith.nouns import AdapterManifest, AdapterRef, AdapterUse, AdapterVersion, Brand, Resolved
 from services.chassis.painting import RecipeFacts
-from services.gpu_worker.clock import steady_clock
+from services.gpu_worker.clock import Clock, steady_clock
 from services.gpu_worker.disk_cache import DiskCache
 from services.gpu_worker.engine.fake import FakeEngine
 from services.gpu_worker.engine.protocol import Engine, EngineJob, ImageTask, WeightedAdapter
@@ -138,14 +138,17 @@ async def adapter_tiers(
     disk_bytes: int = 10_000,
     host_bytes: int = 10_000,
     slots: int = 6,
+    clock: Clock | None = None,
 ) -> AsyncIterator[tuple[AdapterTiers, EngineThread]]:
-    async with EngineThread(engine or FakeEngine([facts()], slots=slots)) as thread:
+    clock = clock or steady_clock()
+    engine = engine or FakeEngine([facts()], slots=slots)
+    async with EngineThread(engine, clock=clock, crowding=lambda: 1.0) as thread:
         tiers = AdapterTiers(
             disk=DiskCache(folder, limit_bytes=disk_bytes),
             registry=registry,
             engine_thread=thread,
             host_bytes=host_bytes,
-            clock=steady_clock(),
+            clock=clock,
         )
         async with tiers.running():
             yield tiers, thread

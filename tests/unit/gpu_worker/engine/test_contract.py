@@ -1,4 +1,4 @@
-"""What every engine keeps: run against the fake one and against the real ones."""
+"""What every engine keeps: run against those without weights and against the real ones."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from services.gpu_worker.clock import steady_clock
 from services.gpu_worker.engine.bank_engine import BankEngine
 from services.gpu_worker.engine.fake import FakeEngine
 from services.gpu_worker.engine.protocol import (
@@ -27,15 +28,21 @@ from services.gpu_worker.engine.protocol import (
     StepDone,
     WeightedAdapter,
 )
+from services.gpu_worker.engine.timed import TimedEngine
+from services.gpu_worker.engine.timed_costs import TimedCosts
 from tests.unit.gpu_worker.engine import tiny
 
 A, B = "a" * 64, "b" * 64
 
 
-@pytest.fixture(params=["fake", "reference", "bank"])
+@pytest.fixture(params=["fake", "timed", "reference", "bank"])
 def engine(request: pytest.FixtureRequest, base: Path) -> Engine:
     if request.param == "fake":
         return FakeEngine([tiny.tiny_recipe(base).weighed()])
+    if request.param == "timed":
+        costs = TimedCosts.measured(scale=0.01)
+        recipes = [tiny.tiny_recipe(base).weighed()]
+        return TimedEngine(recipes, costs=costs, batch_sizes=(1, 2, 4), slots=8, clock=steady_clock())
     engine: Engine = request.getfixturevalue(request.param)
     return engine
 
@@ -129,6 +136,9 @@ def test_stages_follow_each_other_and_what_is_charged_covers_them(engine: Engine
     assert all(a.end_ns <= b.start_ns for a, b in pairwise(stages))
     (denoise,) = [stage for stage in stages if stage.stage is Stage.DENOISE]
     assert (denoise.steps, denoise.batch) == (2, 1)
+    steps = [event.seconds for event in events if isinstance(event, StepDone)]
+    assert min(steps) > 0
+    assert sum(steps) <= (denoise.end_ns - denoise.start_ns) / 1e9
     assert isinstance(events[-1], JobDone)
     assert events[-1].gpu_seconds >= (denoise.end_ns - denoise.start_ns) / 1e9
 
