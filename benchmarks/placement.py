@@ -13,6 +13,7 @@ import logging
 import math
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -24,9 +25,10 @@ from tqdm import tqdm
 
 from benchmarks.placement_alone import FLEETS, decision_seconds, homes, moves
 from benchmarks.placement_chart import waits
-from benchmarks.placement_demand import CROWD_BRAND, CROWD_SHARE
+from benchmarks.placement_demand import CROWD_BRAND, CROWD_SHARE, HOG_BRAND
 from benchmarks.placement_policies import ABLATIONS, BASELINES, BOUNDED, LEAST, NOISY, NOISY_JOBS, WHOLE
 from benchmarks.placement_simulation import Case, Churn, Overlapped, Serial
+from benchmarks.placement_sixteen import sixteen
 from benchmarks.report import Bars, report
 from benchmarks.simulated_workers import ADAPTER_BYTES, Journey
 from looksmith.nouns import Tier
@@ -40,9 +42,13 @@ CASES: Mapping[str, Case] = {
     "flash crowd": Case(Serial(), "flash crowd", workers=8, load=0.6),
     "diurnal": Case(Serial(), "diurnal", workers=4, load=0.6),
     "churn": Case(Serial(), "zipf", workers=4, load=0.6, churn=Churn()),
+    # With 20 brands all adapters fit onto every device, so that swaps don't hide what the queue does.
+    "hog": Case(Serial(), "hog", workers=4, load=0.7, brands=20),
+    "all greedy": Case(Serial(), "greedy", workers=4, load=3.0, brands=8),
     "world B": Case(Overlapped(), "zipf", workers=4, load=0.8),
 }
 CALM, BUSY, CROWD, WORLD_B = "zipf, load 0.6", "zipf, load 0.8", "flash crowd", "world B"
+HOG, GREEDY = "hog", "all greedy"
 COMPARED = (WHOLE, *BASELINES)
 MORE = {BUSY: (NOISY, NOISY_JOBS, *ABLATIONS), WORLD_B: tuple(ABLATIONS)}
 PERCENTILES = (50, 95, 99)
@@ -61,6 +67,10 @@ BARS: Bars = {
     "store_bytes_vs_least_request": ("<=", 0.5),
     "crowd_replicas_s": ("<=", 2),
     "crowd_others_p95_vs_calm": ("<=", 1.1),
+    "hog_others_p95_vs_calm": ("<=", 1.1),
+    "jain": (">=", 0.95),
+    "sixteen_on_four_workers": ("<=", 0.35),
+    "single_delayed_by_batches": ("<=", 1),
     "decision_8_ms": ("<=", 0.2),
     "decision_64_ms": ("<=", 0.5),
 }
@@ -82,7 +92,14 @@ def run(case: str, policy: str, jobs: int, seed: int) -> dict[str, float]:
         "refused_share": sum(journey.refused for journey in counted) / len(counted),
         "store_gb": sum(time >= counted[0].arrived for time in outcome.fetches) * ADAPTER_BYTES / 1e9,
     }
-    return figures | (_of_crowd(counted, CASES[case], jobs, seed) if case == CROWD else {})
+    if case == CROWD:
+        figures |= _of_crowd(counted, CASES[case], jobs, seed)
+    if case == HOG:
+        begins, ends = CASES[case].demand(jobs=jobs, seed=seed).crowd or (0.0, 0.0)
+        figures["hog_others_p95_vs_calm"] = _others_p95_vs_calm(counted, HOG_BRAND, begins, ends)
+    if case == GREEDY:
+        figures["jain"] = _jain(counted)
+    return figures
 
 
 def _percentiles(journeys: Sequence[Journey]) -> dict[int, float]:
@@ -99,24 +116,40 @@ def _of_crowd(journeys: Sequence[Journey], case: Case, jobs: int, seed: int) -> 
         first_bound.setdefault(journey.worker, journey.bound)
     needed = math.ceil(CROWD_SHARE * case.load * case.workers)
     given = sorted(first_bound.values())
-    others = [journey for journey in journeys if journey.brand != CROWD_BRAND]
-    calm = _percentiles([journey for journey in others if journey.arrived < begins])
-    during = _percentiles([journey for journey in others if begins <= journey.arrived < ends])
     return {
         "crowd_replicas_s": (given[needed - 1] if len(given) >= needed else ends) - begins,
-        "crowd_others_p95_vs_calm": during[95] / calm[95],
+        "crowd_others_p95_vs_calm": _others_p95_vs_calm(journeys, CROWD_BRAND, begins, ends),
     }
 
 
+def _others_p95_vs_calm(journeys: Sequence[Journey], brand: int, begins: float, ends: float) -> float:
+    """What the p95 of all but one brand does while that one asks for so much."""
+    others = [journey for journey in journeys if journey.brand != brand]
+    calm = _percentiles([journey for journey in others if journey.arrived < begins])
+    during = _percentiles([journey for journey in others if begins <= journey.arrived < ends])
+    return during[95] / calm[95]
+
+
+def _jain(journeys: Sequence[Journey]) -> float:
+    """Jain's index of what brands got that all had something waiting: 1 if all got the same.
+
+    Jobs cost a GPU-second each. The end of a run is left out: there is more and more room once nobody comes.
+    """
+    last = max(journey.arrived for journey in journeys)
+    got = Counter(journey.brand for journey in journeys if not journey.refused and journey.finished < last)
+    shares = list(got.values())
+    return sum(shares) ** 2 / (len(shares) * sum(share**2 for share in shares))
+
+
 def alone() -> dict[str, float]:
-    """Homes and decisions, without any load."""
+    """Homes, decisions, and a request of sixteen: what needs no load."""
     figures, moved_others = dict[str, float](), 0
     for size in tqdm(FLEETS, desc="fleets that lose a worker"):
         others, share = moves(size)
         moved_others += others
         figures[f"moved_share_{size}"] = share
     decisions = {f"decision_{size}_ms": decision_seconds(size) * 1e3 for size in (8, 64)}
-    return {"moved_others": float(moved_others), **figures, **decisions}
+    return {"moved_others": float(moved_others), **figures, **decisions, **sixteen()}
 
 
 def homes_disagreed(pool: ProcessPoolExecutor) -> float:
@@ -143,6 +176,8 @@ def compared(runs: Runs) -> dict[str, float]:
         "store_bytes_vs_least_request": _ratio(world_b, "store_gb", WHOLE, LEAST),
         "crowd_replicas_s": _middle(runs[CROWD][WHOLE], "crowd_replicas_s"),
         "crowd_others_p95_vs_calm": _middle(runs[CROWD][WHOLE], "crowd_others_p95_vs_calm"),
+        "hog_others_p95_vs_calm": _middle(runs[HOG][WHOLE], "hog_others_p95_vs_calm"),
+        "jain": _middle(runs[GREEDY][WHOLE], "jain"),
         **{f"p99_{part}".replace(" ", "_"): _ratio(busy, "p99_s", part, WHOLE) for part in ABLATIONS},
         **{f"cold_{part}".replace(" ", "_"): _ratio(busy, "cold_share", part, WHOLE) for part in ABLATIONS},
     }

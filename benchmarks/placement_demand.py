@@ -18,6 +18,11 @@ CROWD_BRAND, CROWD_SHARE, CROWD_FROM, CROWD_TO = 50, 0.6, 0.4, 0.7
 #: In a day the rate swings so far around its mean; a run has so many days.
 SWING, DAYS = 0.4, 2
 
+#: A hog asks for so many times its share, in the same part of the run.
+HOG_BRAND, HOG_TIMES = 9, 10
+#: Where everybody asks for too much: the least, and how many times that the greediest.
+GREED = 4
+
 Numbers = npt.NDArray[np.float64]
 
 
@@ -68,11 +73,30 @@ def diurnal(mean: Mean, rng: np.random.Generator) -> Arrivals:
     return Arrivals(tuple(times.tolist()), _drawn(_zipf_shares(mean.brands), mean, rng))
 
 
+def hog(mean: Mean, rng: np.random.Generator) -> Arrivals:
+    """Zipf, but for a while one brand asks for ten times its share, on top of what the others do."""
+    calm = zipf(mean, rng)
+    begins, ends = (calm.times[int(share * mean.jobs)] for share in (CROWD_FROM, CROWD_TO))
+    more = (HOG_TIMES - 1) * mean.per_second * float(_zipf_shares(mean.brands)[HOG_BRAND])
+    extra = rng.uniform(begins, ends, rng.poisson(more * (ends - begins))).tolist()
+    both = sorted([*zip(calm.times, calm.brands, strict=True), *((time, HOG_BRAND) for time in extra)])
+    times, brands = zip(*both, strict=True)
+    return Arrivals(times, brands, (begins, ends))
+
+
+def greedy(mean: Mean, rng: np.random.Generator) -> Arrivals:
+    """Each brand asks for a constant share, the last for four times what the first asks for."""
+    weights = np.linspace(1, GREED, mean.brands)
+    return Arrivals(_steady(mean, rng), _drawn(weights / weights.sum(), mean, rng))
+
+
 PATTERNS: dict[str, Callable[[Mean, np.random.Generator], Arrivals]] = {
     "zipf": zipf,
     "uniform": uniform,
     "flash crowd": flash_crowd,
     "diurnal": diurnal,
+    "hog": hog,
+    "greedy": greedy,
 }
 
 

@@ -59,6 +59,10 @@ class World(Protocol):
     def max_rows(self) -> int: ...
 
     @property
+    def costs(self) -> tuple[MeasuredCost, ...]:
+        """What its workers report of themselves."""
+
+    @property
     def swap_costs(self) -> SwapCosts: ...
 
     def worker(self, timeline: Timeline, done: Callable[[Journey], None], fetches: list[float]) -> SimulatedWorker: ...
@@ -73,6 +77,7 @@ class Serial:
     )
     jobs_per_s: float = 1 / SERVICE_S
     max_rows: int = 1
+    costs: tuple[MeasuredCost, ...] = COSTS
 
     @property
     def swap_costs(self) -> SwapCosts:
@@ -106,6 +111,13 @@ class Overlapped:
     @property
     def max_rows(self) -> int:
         return len(self.batch_seconds)
+
+    @property
+    def costs(self) -> tuple[MeasuredCost, ...]:
+        return tuple(
+            MeasuredCost(RECIPE.name, SIZE, rows=rows, step_seconds=seconds / STEPS, fixed_seconds=0.0)
+            for rows, seconds in enumerate(self.batch_seconds, start=1)
+        )
 
     @property
     def swap_costs(self) -> SwapCosts:
@@ -286,7 +298,7 @@ class Simulation:
             name, str(self._incarnations), "simulated:1", (RECIPE,), max_rows=self._world.max_rows
         )
         worker = self._world.worker(self._timeline, self._done, self.fetches)
-        member = self._fleet.join(registration, _NoConnection(), tell=partial(_tell, worker))
+        member = self._fleet.join(registration, NoConnection(), tell=partial(_tell, worker))
         present = self._present[name] = Present(member, worker)
         self._beat(name, present)
 
@@ -303,7 +315,7 @@ class Simulation:
             residency=tiers.residency(),
             booked=(BookedWork(ROUTER, booked),),
             slots=DEVICE_SLOTS,
-            costs=COSTS,
+            costs=self._world.costs,
         )
         self._fleet.heard(present.member, heartbeat)
         self._timeline.after(HEARTBEAT_S, partial(self._beat, name, present))
@@ -330,7 +342,7 @@ def _job(brand: int) -> Job:
     return Job(f"brand-{brand}", RECIPE, SIZE, STEPS, images=1, digests=(f"{brand:064x}",))
 
 
-class _NoConnection:
+class NoConnection:
     """Simulated workers are given their jobs by hand."""
 
     def generate(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -110,7 +110,7 @@ class SimulatedWorker(Protocol):
     @property
     def tiers(self) -> LruTiers: ...
 
-    def give(self, journey: Journey) -> None: ...
+    def give(self, *journeys: Journey) -> None: ...
 
     def prefetch(self, digest: str) -> None:
         """Asks for an adapter to be brought to memory, where that costs the device nothing."""
@@ -138,8 +138,8 @@ class SerialWorker:
         self._running: Journey | None = None
         self._stopped = False
 
-    def give(self, journey: Journey) -> None:
-        self._queue.append(journey)
+    def give(self, *journeys: Journey) -> None:
+        self._queue.extend(journeys)
         if self._running is None:
             self._swap()
 
@@ -173,7 +173,7 @@ class SerialWorker:
 
 
 class OverlappedWorker:
-    """World B: adapters of waiting jobs are fetched beside the painting, and a batch may be of several brands.
+    """World B: adapters of waiting jobs are fetched beside the painting, and a batch is of several brands in turn.
 
     ``batch_seconds[n]`` is what a batch of n + 1 jobs takes. As many jobs are staged as two batches hold, and whoever
     is ready goes first. A batch once begun takes nobody in: the bank's does, at any step, so real waits are shorter.
@@ -201,8 +201,8 @@ class OverlappedWorker:
         self._coming: set[str] = set()
         self._stopped = False
 
-    def give(self, journey: Journey) -> None:
-        self._queue.append(journey)
+    def give(self, *journeys: Journey) -> None:
+        self._queue.extend(journeys)
         self._stage()
         self._begin()
 
@@ -215,7 +215,7 @@ class OverlappedWorker:
         return [*self._batch, *self._queue]
 
     def _staged(self) -> list[Journey]:
-        return list(itertools.islice(self._queue, 2 * len(self._batch_seconds)))
+        return _in_turn(list(self._queue))[: 2 * len(self._batch_seconds)]
 
     def _stage(self) -> None:
         """Sees to it that each staged job's adapter is in memory or on its way there, once however many want it."""
@@ -252,7 +252,7 @@ class OverlappedWorker:
         if self._batch:
             return
         ready = [journey for journey in self._staged() if self.tiers.tier(journey.digest) <= Tier.HOST]
-        self._batch = ready[: len(self._batch_seconds)]
+        self._batch = _in_turn(ready)[: len(self._batch_seconds)]
         if not self._batch:
             return
         digests = {journey.digest for journey in self._batch}
@@ -271,6 +271,15 @@ class OverlappedWorker:
         for journey in batch:
             self._done(journey)
         self._begin()
+
+
+def _in_turn(journeys: list[Journey]) -> list[Journey]:
+    """One of each brand, then another of each, and so on, as the bank gives out its rows."""
+    by_brand: defaultdict[int, list[Journey]] = defaultdict(list)
+    for journey in journeys:
+        by_brand[journey.brand].append(journey)
+    rounds = itertools.zip_longest(*by_brand.values())
+    return [journey for each in rounds for journey in each if journey]
 
 
 class SharedLink:

@@ -6,7 +6,7 @@ Keeps sums, so that a placement never adds jobs up; what a job is worth is decid
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -16,6 +16,18 @@ class Waiting:
 
     gpu_seconds: float
     weight: float
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """The job that a worker is at: what it costs in GPU-seconds, and since when, on the fleet's clock."""
+
+    gpu_seconds: float
+    since: float
+
+    def done(self, now: float) -> float:
+        """GPU-seconds of it that are behind it."""
+        return min(self.gpu_seconds, now - self.since)
 
 
 @dataclass(eq=False)
@@ -43,12 +55,18 @@ class Booking:
 
 @dataclass(eq=False)
 class Books:
-    """All bookings on one worker. ``changes`` counts, so that a reader knows whether what it made of them is old."""
+    """All bookings on one worker. ``changes`` counts, so that a reader knows whether what it made of them is old.
 
+    ``clock`` is the fleet's.
+    """
+
+    clock: Callable[[], float]
     changes: int = 0
     gpu_seconds: float = 0.0
     jobs: int = 0
     rows_given: Counter[str] = field(default_factory=Counter)  # by brand
+    _given: dict[Booking, None] = field(default_factory=dict)  # the oldest first
+    _begun: float = 0.0  # when the worker came to the oldest of them, as far as is known here
     _waiting: dict[str, list[Booking]] = field(default_factory=dict)
     _sums: dict[str, Waiting] = field(default_factory=dict)
 
@@ -65,12 +83,17 @@ class Books:
         self.changes += 1
         self._waits_no_more(booking)
         booking.given = True
+        if not self._given:
+            self._begun = self.clock()
+        self._given[booking] = None
         self.rows_given[booking.brand] += booking.rows
 
     def release(self, booking: Booking) -> None:
         self.changes += 1
         booking.released = True
         if booking.given:
+            del self._given[booking]
+            self._begun = self.clock()
             self.rows_given[booking.brand] -= booking.rows
             if not self.rows_given[booking.brand]:
                 del self.rows_given[booking.brand]
@@ -79,6 +102,11 @@ class Books:
         self.jobs -= 1
         # A sum of floats drifts; with nothing booked it is 0 again.
         self.gpu_seconds = self.gpu_seconds - booking.gpu_seconds if self.jobs else 0.0
+
+    @property
+    def under_way(self) -> UnderWay | None:
+        oldest = next(iter(self._given), None)
+        return UnderWay(oldest.gpu_seconds, self._begun) if oldest else None
 
     @property
     def waiting(self) -> Mapping[str, Waiting]:

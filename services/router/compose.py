@@ -125,6 +125,7 @@ async def router(
         span_names = {f"/{GENERATION}/Generate": "looksmith.generate"}
         server = await stack.enter_async_context(grpc_server(settings, apis, span_names=span_names))
         # First of all on the way out, so that sessions and KEDA's streams don't use up the server's grace.
+        stack.callback(scheduler.stop)
         stack.callback(scaler.stop)
         stack.callback(sessions.stop)
         yield server

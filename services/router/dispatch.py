@@ -173,7 +173,7 @@ class Dispatcher:
                 most_waiting=run.admitted.share.max_queued_jobs,
             )
             span.set_attributes(placement_attributes(ticket.placement))
-            span.set_attribute("looksmith.candidates", len(ticket.placement.candidates))
+            span.set_attribute("looksmith.candidates", len(ticket.placement.offers))
         return ticket
 
     async def _turn(self, run: Run, portion: Portion) -> AsyncGenerator[Queued, None]:

@@ -13,7 +13,7 @@ import structlog
 
 from looksmith.nouns import Tier
 from services.chassis.painting import RecipeFacts
-from services.router.bookings import Booking, Books, Waiting
+from services.router.bookings import Booking, Books, UnderWay, Waiting
 from services.router.errors import WorkerNotFound, WorkerReplaced
 from services.router.members import Command, Heartbeat, MeasuredCost, Registration, WorkerState
 from services.router.ports import WorkerConnection
@@ -37,6 +37,7 @@ class WorkerView:
     booked_here: float = 0.0  # GPU-seconds, waiting here for the worker or given to it
     booked_elsewhere: float = 0.0
     jobs_here: int = 0
+    under_way: UnderWay | None = None  # the oldest of our jobs that the worker has
     waiting: Mapping[str, Waiting] = field(default_factory=dict)  # what of it waits, by brand
     rows_given: Mapping[str, int] = field(default_factory=dict)  # of jobs that the worker has, by brand
 
@@ -49,21 +50,27 @@ class WorkerView:
         """GPU-seconds of all routers' jobs, as far as this one knows."""
         return self.booked_here + self.booked_elsewhere
 
-    def ahead(self, brand: str, weight: float, gpu_seconds: float) -> float:
+    def ahead(self, brand: str, weight: float, gpu_seconds: float, now: float) -> float:
         """GPU-seconds that are served before a job of ``brand`` is done, its own ``gpu_seconds`` left out.
 
-        Brands that wait are served by weight, so while this one's jobs are, others can only get so much.
+        Brands that wait are served by weight, so while this one's jobs are, others can only get so much. What the
+        worker is at is partly done.
         """
         own = (gpu_seconds + (self.waiting[brand].gpu_seconds if brand in self.waiting else 0.0)) / weight
         later = 0.0
         for other, waiting in self.waiting.items():
             if other != brand and (rest := waiting.gpu_seconds - own * waiting.weight) > 0:
                 later += rest
-        return self.booked - later
+        done = self.under_way.done(now) if self.under_way else 0.0
+        return max(0.0, self.booked - later - done)
+
+    def batch_gain(self, recipe: str, size: tuple[int, int]) -> float:
+        """What work costs while the worker paints full batches, as a share of what it costs alone, as it is booked."""
+        return self.heartbeat.batch_gain.get((recipe, size), 1.0)
 
     def cost(self, recipe: str, size: tuple[int, int]) -> MeasuredCost | None:
         """What painting costs in the smallest batch that was measured."""
-        return self.heartbeat.smallest_costs.get((recipe, size))
+        return self.heartbeat.costs_alone.get((recipe, size))
 
     def tier(self, digest: str) -> Tier:
         return self.heartbeat.residency.get(digest, Tier.STORE)
@@ -89,8 +96,8 @@ class Member:
     heartbeat: Heartbeat
     heard_at: float
     heard_time: datetime
+    books: Books
     tell: Callable[[Command], None] | None = None  # None: a worker that can't be told anything
-    books: Books = field(default_factory=Books)
     failures: int = 0
     ejected_until: float | None = None
     seen: tuple[int, WorkerView] | None = None  # the newest view, and how many changes of the books it knows of
@@ -126,7 +133,7 @@ class Fleet:
         ``tell`` has the session send a command to its worker.
         """
         blank = Heartbeat(sequence=0, full=False)
-        member = Member(registration, connection, blank, self._clock(), self._now(), tell)
+        member = Member(registration, connection, blank, self._clock(), self._now(), Books(self._clock), tell)
         before = self._members.get(registration.name)
         if before and before.registration.incarnation == registration.incarnation:
             member.books = before.books
@@ -257,6 +264,7 @@ class Fleet:
             booked_here=books.gpu_seconds,
             booked_elsewhere=sum(b.gpu_seconds for b in member.heartbeat.booked if b.router != self._router),
             jobs_here=books.jobs,
+            under_way=books.under_way,
             waiting=books.waiting,
             rows_given=dict(books.rows_given),
         )

@@ -99,10 +99,19 @@ class Heartbeat:
     stalled_s: float = 0.0
 
     @cached_property
-    def smallest_costs(self) -> Mapping[tuple[str, tuple[int, int]], MeasuredCost]:
+    def costs_alone(self) -> Mapping[tuple[str, tuple[int, int]], MeasuredCost]:
         """By recipe and size, what was measured in the smallest batch."""
-        costs = sorted(self.costs, key=lambda cost: cost.rows, reverse=True)
-        return {(cost.recipe, cost.size): cost for cost in costs}
+        return {(cost.recipe, cost.size): cost for cost in sorted(self.costs, key=lambda cost: -cost.rows)}
+
+    @cached_property
+    def batch_gain(self) -> Mapping[tuple[str, tuple[int, int]], float]:
+        """By recipe and size, what a step costs a row in the largest batch measured, as a share of that alone."""
+        largest = {(cost.recipe, cost.size): cost for cost in sorted(self.costs, key=lambda cost: cost.rows)}
+        return {
+            key: min(1.0, largest[key].step_seconds / largest[key].rows / (alone.step_seconds / alone.rows))
+            for key, alone in self.costs_alone.items()
+            if alone.step_seconds
+        }
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
-    """Ends with the last of ``streams``, or with the first error of one; closing it closes them.
+    """Ends with the last of ``streams``, whichever of them fail, and with the first one's error if any; closes them.
 
     Holds one item of each, so that a slow reader slows all.
     """
@@ -30,10 +30,8 @@ async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T
                 await taken.wait()
 
     async def end(pumps: Sequence[asyncio.Task[None]]) -> None:
-        try:
-            await asyncio.gather(*pumps)
-        finally:
-            handover.put_nowait(None)
+        await asyncio.wait(pumps)
+        handover.put_nowait(None)
 
     pumps = [asyncio.create_task(pump(stream)) for stream in streams]
     ending = asyncio.create_task(end(pumps))
@@ -42,7 +40,7 @@ async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T
             item, taken = handed
             yield item
             taken.set()
-        await ending
+        await asyncio.gather(*pumps)
     finally:
         for task in (*pumps, ending):
             task.cancel()

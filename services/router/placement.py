@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import fmean
 from typing import NamedTuple
 
@@ -87,10 +88,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A worker as placement saw it; times in seconds. ``rank`` 0 is the brand's home; no tier: no adapter is needed.
-
-    ``measured``: it knows what painting costs, rather than going by the constants.
-    """
+    """A worker as placement saw it; times in seconds. ``rank`` 0 is the brand's home; no tier: no adapter is needed."""
 
     worker: str
     rank: int
@@ -102,44 +100,13 @@ class Candidate:
     adapter: float = 0.0
     penalty: float = 0.0
     painting: float = 0.0
-    measured: bool = False
-
-
-@dataclass(frozen=True)
-class Placement:
-    """The worker chosen, or None, why, and every candidate, best first."""
-
-    worker: str | None
-    reason: str
-    tier: Tier | None
-    gpu_seconds: float
-    candidates: tuple[Candidate, ...]
-
-    @property
-    def least_wait(self) -> float:
-        """Seconds that work ahead and the painting take at least, as far as it is known.
-
-        0 where a worker is free, or has not measured what such a job costs: it may always try.
-        """
-        able = [candidate for candidate in self.candidates if candidate.eligible]
-        return min((c.booked + c.painting if c.booked and c.measured else 0.0 for c in able), default=0.0)
-
-    @property
-    def why_not(self) -> str:
-        """Why no worker can take it."""
-        return "; ".join(f"{c.worker}: {c.reason}" for c in self.candidates) or "none has joined this router"
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Where a request that is not made would go, and what it resolves to."""
-
-    adapters: tuple[PinnedAdapter, ...]
-    placement: Placement
 
 
 class Rating(NamedTuple):
-    """What an able worker offers, and sorts by; lighter than the Candidate that is told of it in the end."""
+    """What an able worker offers, and sorts by; lighter than the Candidate that is told of it in the end.
+
+    ``measured``: the worker knows what painting costs there, rather than this router going by the constants.
+    """
 
     expected: float
     rank: int
@@ -164,8 +131,50 @@ class Rating(NamedTuple):
             adapter=self.adapter,
             penalty=self.penalty,
             painting=self.painting,
-            measured=self.measured,
         )
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The worker chosen, or None, and why; what able workers offered, the chosen one first, and who was not able."""
+
+    worker: str | None
+    reason: str
+    tier: Tier | None
+    gpu_seconds: float
+    offers: tuple[Rating, ...] = ()
+    unable: tuple[Candidate, ...] = ()
+
+    @cached_property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Everybody, told why they won or lost; for people, who ask far less often than placements are made."""
+        if not self.offers:
+            return self.unable
+        best, *others = self.offers
+        losers = [other.told(f"{other.expected - best.expected:.2f} s later") for other in others]
+        return (best.told(self.reason), *losers, *self.unable)
+
+    @property
+    def least_wait(self) -> float:
+        """Seconds that work ahead and the painting take at least, as far as it is known.
+
+        0 where a worker is free, or has not measured what such a job costs: it may always try.
+        """
+        waits = (offer.booked + offer.painting if offer.booked and offer.measured else 0.0 for offer in self.offers)
+        return min(waits, default=0.0)
+
+    @property
+    def why_not(self) -> str:
+        """Why no worker can take it."""
+        return "; ".join(f"{c.worker}: {c.reason}" for c in self.unable) or "none has joined this router"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where a request that is not made would go, and what it resolves to."""
+
+    adapters: tuple[PinnedAdapter, ...]
+    placement: Placement
 
 
 def hash_order(brand: str, fleet: FleetSnapshot) -> tuple[str, ...]:
@@ -178,13 +187,11 @@ def place(
 ) -> Placement:
     """Where ``job`` ends soonest. ``excluded`` workers have failed it; ``now`` is on the fleet's clock."""
     able, barred = _rated(job, fleet, now, excluded, costs)
-    unable = [Candidate(name, rank, why) for name, (rank, why) in barred.items()]
+    unable = tuple(Candidate(name, rank, why) for name, (rank, why) in barred.items())
     if not able:
-        return Placement(None, "no worker can take it", None, unmeasured_seconds(job), tuple(unable))
+        return Placement(None, "no worker can take it", None, unmeasured_seconds(job), unable=unable)
     best, *others = able
-    reason = _why_chosen(best, others)
-    losers = [other.told(f"{other.expected - best.expected:.2f} s later") for other in others]
-    return Placement(best.worker, reason, best.tier, best.painting, (best.told(reason), *losers, *unable))
+    return Placement(best.worker, _why_chosen(best, others), best.tier, best.painting, tuple(able), unable)
 
 
 def able_workers(
@@ -201,7 +208,7 @@ def _rated(
     views = {view.name: view for view in fleet.workers}
     order = hash_order(job.brand, fleet)
     barred = _barred(job, fleet, now, excluded)
-    able = sorted(rate(job, views[name], rank, costs) for rank, name in enumerate(order) if name not in barred)
+    able = sorted(rate(job, views[name], rank, costs, now) for rank, name in enumerate(order) if name not in barred)
     return able, {name: (rank, barred[name]) for rank, name in enumerate(order) if name in barred}
 
 
@@ -231,7 +238,7 @@ def unfit(job: Job, view: WorkerView, excluded: Collection[str]) -> str | None:
     return "failed this request" if view.name in excluded else None
 
 
-def rate(job: Job, view: WorkerView, rank: int, costs: SwapCosts) -> Rating:
+def rate(job: Job, view: WorkerView, rank: int, costs: SwapCosts, now: float) -> Rating:
     """When a worker, the brand's ``rank``-th by hash, would be done with a job, and of what parts that time is."""
     tier = max((view.tier(digest) for digest in job.digests), default=None)
     painting = _painting_seconds(job, view)
@@ -241,7 +248,7 @@ def rate(job: Job, view: WorkerView, rank: int, costs: SwapCosts) -> Rating:
         words, adapter = _TIER_WORDS[tier], costs.tier_seconds[tier]
     makes_home = tier is Tier.STORE and rank >= job.homes
     penalty = costs.new_home_images * painting / max(job.images, 1) if makes_home else 0.0
-    booked = view.ahead(job.brand, job.weight, painting)
+    booked = view.ahead(job.brand, job.weight, painting, now) * view.batch_gain(job.recipe.name, job.size)
     return Rating(
         worker=view.name,
         rank=rank,

@@ -15,7 +15,7 @@ from looksmith.errors import LooksmithError
 from looksmith.nouns import Tier
 from services.router.bookings import Booking
 from services.router.demand import Demand
-from services.router.errors import BrandQueueFull, DeadlineUnreachable, ExpiredInQueue, NoWorker
+from services.router.errors import BrandQueueFull, DeadlineUnreachable, ExpiredInQueue, NoWorker, RouterStopping
 from services.router.fair_queue import FairQueue
 from services.router.fleet import Fleet, FleetSnapshot, WorkerView
 from services.router.members import Prefetch, WorkerState
@@ -133,7 +133,7 @@ class Scheduler:
             self._prefetch(ticket)
         if not paid:
             self._demand.note(job.brand, placement.gpu_seconds, now)
-        self._warmth.keep(job, self._demand.warm(job.brand))
+        self._warmth.keep(job, self._demand.warm(job.brand), planned=ticket.worker)
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
@@ -152,6 +152,11 @@ class Scheduler:
         """Ends what has waited too long. To be called now and then, as a fleet without workers reports nothing."""
         self._bind()
 
+    def stop(self) -> None:
+        """Ends what waits, so that its callers go on at another router; what has begun may end."""
+        for ticket in list(self._queue):
+            self._end(ticket, RouterStopping())
+
     @property
     def waiting(self) -> tuple[Ticket, ...]:
         return tuple(self._queue)
@@ -162,12 +167,18 @@ class Scheduler:
         return self._policy(job, self._fleet.snapshot(), self._clock(), excluded=excluded, costs=self._costs)
 
     def _book(self, ticket: Ticket) -> None:
-        job, seconds = ticket.job, ticket.placement.gpu_seconds
         if ticket.booking:
             ticket.booking.release()
             ticket.booking = None
-        if ticket.worker:
-            ticket.booking = self._fleet.book(ticket.worker, seconds, brand=job.brand, weight=job.weight, rows=job.rows)
+        if view := self._fleet.find(ticket.worker):
+            job = ticket.job
+            ticket.booking = self._fleet.book(
+                ticket.worker,
+                ticket.placement.gpu_seconds,
+                brand=job.brand,
+                weight=job.weight,
+                rows=min(job.rows, view.registration.max_rows),  # more of it are never under way at once
+            )
 
     def _prefetch(self, ticket: Ticket) -> None:
         """Has a waiting job's adapters brought while it waits, to where it is planned."""
@@ -268,7 +279,7 @@ class Scheduler:
             if ticket.worker == view.name or next(looked_at) >= LOOKED_AT or unfit(ticket.job, view, ticket.excluded):
                 return False
             rank = hash_order(ticket.job.brand, fleet).index(view.name)
-            offer = offers[ticket] = rate(ticket.job, view, rank, self._costs)
+            offer = offers[ticket] = rate(ticket.job, view, rank, self._costs, fleet.taken_at)
             there = views.get(ticket.worker)
             return there is None or offer.booked + offer.adapter + offer.penalty < self._wait_at(there, ticket)
 
@@ -276,14 +287,17 @@ class Scheduler:
         if ticket is None:
             return None
         self._planned[ticket.worker].discard(ticket)
-        best = offers[ticket].told(f"free, {offers[ticket].held}")
-        others = tuple(c for c in ticket.placement.candidates if c.worker != view.name)
-        ticket.placement = Placement(view.name, best.reason, best.tier, best.painting, (best, *others))
+        best = offers[ticket]
+        others = tuple(offer for offer in ticket.placement.offers if offer.worker != view.name)
+        ticket.placement = Placement(
+            view.name, f"free, {best.held}", best.tier, best.painting, (best, *others), ticket.placement.unable
+        )
         self._book(ticket)
         return ticket
 
     def _wait_at(self, view: WorkerView, ticket: Ticket) -> float:
-        """GPU-seconds that a worker has to do before a waiting job's turn."""
+        """Seconds that a worker is busy before a waiting job's turn."""
         job = ticket.job
         own = ticket.booking.gpu_seconds if ticket.booking and not ticket.booking.given else 0.0
-        return max(0.0, view.ahead(job.brand, job.weight, 0.0) - own)
+        ahead = max(0.0, view.ahead(job.brand, job.weight, 0.0, self._clock()) - own)
+        return ahead * view.batch_gain(job.recipe.name, job.size)

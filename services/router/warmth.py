@@ -25,12 +25,13 @@ class Warmth:
         self._fleet, self._clock = fleet, clock
         self._told: OrderedDict[tuple[str, str], float] = OrderedDict()  # worker and digest, the longest ago first
 
-    def keep(self, job: Job, homes: int) -> None:
-        """Sees to it that the first ``homes`` workers of a brand hold what its job needs, on disk at least."""
-        if homes == 1:
-            return  # it will be asked for its job
+    def keep(self, job: Job, homes: int, *, planned: str) -> None:
+        """Sees to it that the first ``homes`` workers of a brand hold what its job needs, on disk at least.
+
+        The one where it is ``planned`` brings its adapters itself, as part of the job, where a trace shows it.
+        """
         for name in hash_order(job.brand, self._fleet.snapshot())[:homes]:
-            view = self._fleet.find(name)
+            view = self._fleet.find(name) if name != planned else None
             if view and view.state is WorkerState.READY and not unfit(job, view, ()):
                 self._tell(job, view)
 

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.placement_demand import CROWD_BRAND, PATTERNS, Mean
 from benchmarks.placement_policies import BASELINES, BOUNDED, LEAST, NOISY, POLICIES, WHOLE, Way
 from benchmarks.placement_simulation import HEARTBEAT_S, SERVICE_S, Case, Churn, Overlapped, Serial, Simulation, World
+from benchmarks.placement_sixteen import sixteen
 from benchmarks.simulated_workers import (
     ADAPTER_BYTES,
     Journey,
@@ -232,3 +233,9 @@ def test_shares_of_demand_are_those_that_patterns_name() -> None:
     during = [brand for time, brand in zip(crowd.times, crowd.brands, strict=True) if begins <= time < ends]
     assert during.count(CROWD_BRAND) / len(during) == pytest.approx(0.6, abs=0.02)
     assert len(during) == pytest.approx(0.3 * 20_000, abs=2)
+
+
+def test_sixteen_pictures_are_shared_out_and_others_go_in_between() -> None:
+    figures = sixteen()
+    assert figures["sixteen_on_four_workers"] == pytest.approx(0.25)
+    assert 0 < figures["single_delayed_by_batches"] <= 1

@@ -55,11 +55,13 @@ def test_further_homes_are_told_once_to_fetch_what_they_lack() -> None:
         fleet.join(registration(name), NoConnection(), tell=lambda command, name=name: told.append((name, command)))  # type: ignore[misc]
     fleet.heard(fleet.member(NAMES[0]), Heartbeat(1, full=True, residency={DIGEST: Tier.DISK}))
     warmth = Warmth(fleet=fleet, clock=clock)
-    warmth.keep(JOB, 1)
+    warmth.keep(JOB, 1, planned=NAMES[0])
     assert not told
     for _ in range(3):
-        warmth.keep(JOB, 2)
+        warmth.keep(JOB, 2, planned=NAMES[0])
     assert told == [(NAMES[1], Prefetch("acme", DIGEST))]
     clock.seconds += TOLD_AGAIN_S
-    warmth.keep(JOB, 2)
+    warmth.keep(JOB, 2, planned=NAMES[0])
+    assert len(told) == 2
+    warmth.keep(JOB, 3, planned=NAMES[2])
     assert len(told) == 2

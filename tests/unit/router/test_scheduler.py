@@ -7,7 +7,7 @@ import pytest
 from looksmith.errors import LooksmithError
 from looksmith.nouns import Tier
 from services.router.consistent_hash import rank
-from services.router.errors import BrandQueueFull, DeadlineUnreachable, ExpiredInQueue, NoWorker
+from services.router.errors import BrandQueueFull, DeadlineUnreachable, ExpiredInQueue, NoWorker, RouterStopping
 from services.router.fleet import Fleet, Member
 from services.router.members import Command, Heartbeat, MeasuredCost, Prefetch
 from services.router.placement import Job
@@ -75,17 +75,12 @@ def test_a_worker_is_given_what_it_paints_and_as_much_again() -> None:
     assert [ticket.bound for ticket in tickets[4:]] == [True, False]
 
 
-def test_a_brand_of_which_the_worker_has_nothing_need_not_wait_for_another_s_big_job() -> None:
+def test_a_brand_of_which_the_worker_has_nothing_need_not_wait_for_another_s_big_jobs() -> None:
     bench = Bench()
     bench.join("w1", max_rows=2)
-    assert bench.enter(images=16).bound
-    assert not bench.enter().bound
-    assert not bench.enter(brand="other").bound  # 16 rows are beyond all bounds
-    bench = Bench()
-    bench.join("w1", max_rows=2)
-    assert bench.enter(images=4).bound
-    assert not bench.enter().bound
+    assert [bench.enter(images=16).bound for _ in range(3)] == [True, True, False]
     assert bench.enter(brand="other").bound
+    assert not bench.enter(brand="other", images=16, paid=True).bound
 
 
 def test_brands_that_wait_are_served_in_turn() -> None:
@@ -239,3 +234,13 @@ def test_adapters_of_waiting_jobs_are_fetched_meanwhile() -> None:
     assert not bench.told
     bench.enter()
     assert bench.told == [("w1", Prefetch("acme", DIGEST))]
+
+
+def test_a_router_that_stops_sends_those_who_wait_to_another_one() -> None:
+    bench = Bench()
+    bench.join("w1")
+    for name in ("a", "b", "c", "d"):
+        bench.enter(name)
+    bench.scheduler.stop()
+    assert {name: type(error) for name, error in bench.ended.items()} == dict.fromkeys("cd", RouterStopping)
+    assert bench.fleet.view("w1").jobs_here == 2

@@ -38,7 +38,7 @@ def watchdog(fleet: Fleet, clock: Clock) -> Watchdog:
 
 @pytest.fixture
 def attempt(clock: Clock) -> Attempt:
-    attempt = Attempt(1, Placement("w1", "home", None, 1.0, ()), NoConnection(), clock())
+    attempt = Attempt(1, Placement("w1", "home", None, 1.0), NoConnection(), clock())
     attempt.call = Call()  # type: ignore[assignment]  # only ever cancelled here
     return attempt
 
