@@ -283,7 +283,7 @@ class Dispatcher:
         worker, error = failure.worker, failure.error
         log.warning("attempt.failed", worker=worker, reason=error.reason, message=error.message)
         if failure.blamed:
-            self._fleet.failed(worker)
+            self._fleet.failed(worker, lost=isinstance(error, WorkerLost))
         portion.failed[worker] = error
         if failure.begun:  # one that was busy or leaving has cost nothing
             if portion.redispatched == self._max_redispatches or not self._budget.spend():

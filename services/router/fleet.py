@@ -5,6 +5,7 @@ Keeps what sessions report; speaks no gRPC and chooses no worker: placement read
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,6 +24,8 @@ log = structlog.get_logger()
 #: A worker that fails so many jobs in a row is left alone so long. Envoy: 5 and 30 s; jobs are fewer here than calls.
 FAILURES_TO_EJECT = 3
 EJECTED_S = 10.0
+#: Jobs that are lost within so many seconds were lost for one reason.
+LOST_TOGETHER_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,16 @@ class FleetSnapshot:
 
 
 @dataclass(eq=False)
+class Standing:
+    """How a worker's process has done of late."""
+
+    failures: int = 0  # in a row
+    lost_at: float = -math.inf
+    ejections: int = 0  # in a row
+    ejected_until: float | None = None
+
+
+@dataclass(eq=False)
 class Member:
     """A worker's open session, and what is known through it; another session of the same name has another Member."""
 
@@ -98,8 +111,7 @@ class Member:
     heard_time: datetime
     books: Books
     tell: Callable[[Command], None] | None = None  # None: a worker that can't be told anything
-    failures: int = 0
-    ejected_until: float | None = None
+    standing: Standing = field(default_factory=Standing)
     seen: tuple[int, WorkerView] | None = None  # the newest view, and how many changes of the books it knows of
 
 
@@ -128,7 +140,7 @@ class Fleet:
         *,
         tell: Callable[[Command], None] | None = None,
     ) -> Member:
-        """Opens a session. The same incarnation keeps its bookings and residency, a new one begins with none.
+        """Opens a session. The same incarnation keeps bookings, standing and residency, a new one begins with none.
 
         ``tell`` has the session send a command to its worker.
         """
@@ -136,7 +148,7 @@ class Fleet:
         member = Member(registration, connection, blank, self._clock(), self._now(), Books(self._clock), tell)
         before = self._members.get(registration.name)
         if before and before.registration.incarnation == registration.incarnation:
-            member.books = before.books
+            member.books, member.standing = before.books, before.standing
             member.heartbeat = replace(before.heartbeat, sequence=0)
         self._members[registration.name] = member
         log.info(
@@ -206,22 +218,34 @@ class Fleet:
         """
         return self.member(name).books.book(gpu_seconds, brand=brand, weight=weight, rows=rows)
 
-    def failed(self, name: str) -> None:
-        """Counts a job that a worker failed; several in a row eject it for a while."""
-        member = self._members.get(name)
-        if member is None:
+    def failed(self, name: str, *, lost: bool = False) -> None:
+        """Counts a job that a worker failed; several in a row eject it for a while, longer each time.
+
+        Jobs that were lost together, ``lost``, with their connection, count as one: on a starved machine a connection
+        breaks that nothing is wrong with. At most half of the workers are ejected at once.
+        """
+        member, now = self._members.get(name), self._clock()
+        if member is None or (lost and now - member.standing.lost_at < LOST_TOGETHER_S):
             return
-        member.failures += 1
-        if member.failures >= FAILURES_TO_EJECT:
-            member.ejected_until, member.seen = self._clock() + EJECTED_S, None
-            log.warning("worker.ejected", worker=name, failures=member.failures, seconds=EJECTED_S)
-            self._tell_watchers(name)
+        standing = member.standing
+        if lost:
+            standing.lost_at = now
+        standing.failures += 1
+        ejected = sum(self._state(other) is WorkerState.EJECTED for other in self._members.values())
+        if standing.failures < FAILURES_TO_EJECT or ejected >= max(1, len(self._members) // 2):
+            return
+        standing.failures = 0
+        standing.ejections += 1
+        seconds = EJECTED_S * standing.ejections
+        standing.ejected_until, member.seen = now + seconds, None
+        log.warning("worker.ejected", worker=name, seconds=seconds)
+        self._tell_watchers(name)
 
     def succeeded(self, name: str) -> None:
         if member := self._members.get(name):
-            if member.ejected_until is not None:
+            if member.standing.ejected_until is not None:
                 member.seen = None
-            member.failures, member.ejected_until = 0, None
+            member.standing = Standing()
 
     @property
     def empty(self) -> bool:
@@ -253,7 +277,7 @@ class Fleet:
     def _view(self, member: Member) -> WorkerView:
         """Made anew only where something has changed: placements are many more than changes at any one worker."""
         books = member.books
-        if member.seen and member.seen[0] == books.changes and member.ejected_until is None:
+        if member.seen and member.seen[0] == books.changes and member.standing.ejected_until is None:
             return member.seen[1]
         view = WorkerView(
             registration=member.registration,
@@ -276,7 +300,7 @@ class Fleet:
             return WorkerState.DRAINING
         if member.heartbeat.stalled_s:
             return WorkerState.STALLED
-        if member.ejected_until is not None and self._clock() < member.ejected_until:
+        if (until := member.standing.ejected_until) is not None and self._clock() < until:
             return WorkerState.EJECTED
         return WorkerState.READY
 

@@ -12,7 +12,7 @@ from services.router.admission import Admitted
 from services.router.dispatch import Dispatcher
 from services.router.errors import NoWorker, RequestSuperseded, WorkerLost
 from services.router.events import Kind, LastEvent, WorkerEvent
-from services.router.fleet import FAILURES_TO_EJECT, Fleet
+from services.router.fleet import FAILURES_TO_EJECT, LOST_TOGETHER_S, Fleet
 from services.router.members import Heartbeat, WorkerState
 from services.router.ports import WorkerCall
 from services.router.request_memory import Try, nothing
@@ -134,6 +134,8 @@ async def test_worker_is_ejected_when_it_is_lost_time_and_again_but_not_while_it
 ) -> None:
     fleet.join(registration(), Fails(error))
     for _ in range(FAILURES_TO_EJECT):
+        clock.seconds += 1 + LOST_TOGETHER_S
+        fleet.join(registration(), Fails(error))
         with pytest.raises(Unavailable) as caught:
             [e async for e in dispatcher.run(Admitted(settled(), Try()), arrived=clock(), deadline=clock() + 10)]
         assert caught.value is error

@@ -4,7 +4,7 @@ import pytest
 
 from looksmith.nouns import Tier
 from services.router.errors import WorkerNotFound, WorkerReplaced
-from services.router.fleet import EJECTED_S, FAILURES_TO_EJECT, Fleet
+from services.router.fleet import EJECTED_S, FAILURES_TO_EJECT, LOST_TOGETHER_S, Fleet
 from services.router.members import BookedWork, Heartbeat, WorkerState
 from tests.unit.router.router_parts import NOON, Clock, NoConnection, registration
 
@@ -135,3 +135,40 @@ def test_failures_in_a_row_eject_a_worker_for_a_while(fleet: Fleet, clock: Clock
     assert state_after(0) is WorkerState.EJECTED
     assert state_after(EJECTED_S - 0.1) is WorkerState.EJECTED
     assert state_after(0.1) is WorkerState.READY
+
+
+def test_jobs_that_were_lost_together_count_as_one(fleet: Fleet, clock: Clock) -> None:
+    fleet.join(registration(), NoConnection())
+    for _ in range(10):
+        fleet.failed("w1", lost=True)
+    assert fleet.view("w1").state is WorkerState.READY
+    for _ in range(FAILURES_TO_EJECT - 1):
+        clock.seconds += LOST_TOGETHER_S
+        fleet.join(registration(), NoConnection())  # it joins anew each time
+        fleet.failed("w1", lost=True)
+    assert fleet.view("w1").state is WorkerState.EJECTED
+
+
+def test_ejections_grow_longer_until_a_job_ends_well(fleet: Fleet, clock: Clock) -> None:
+    def ejected_s() -> float:
+        for _ in range(FAILURES_TO_EJECT):
+            fleet.failed("w1")
+        began = clock()
+        while fleet.view("w1").state is WorkerState.EJECTED:
+            clock.seconds += 1
+            fleet.heard(member, Heartbeat(1, full=True))
+        return clock() - began
+
+    member = fleet.join(registration(), NoConnection())
+    assert [ejected_s(), ejected_s()] == [EJECTED_S, 2 * EJECTED_S]
+    fleet.succeeded("w1")
+    assert ejected_s() == EJECTED_S
+
+
+def test_no_more_than_half_of_the_workers_are_ejected_at_once(fleet: Fleet) -> None:
+    for name in ("w1", "w2", "w3"):
+        fleet.join(registration(name), NoConnection())
+        for _ in range(FAILURES_TO_EJECT):
+            fleet.failed(name)
+    states = [view.state for view in fleet.snapshot().workers]
+    assert states == [WorkerState.EJECTED, WorkerState.READY, WorkerState.READY]
