@@ -44,13 +44,22 @@ class Image:
 
 @dataclass(frozen=True)
 class Painting:
-    """All pictures of a request, in order, and what made them."""
+    """All pictures of a request, in order, and what made them.
+
+    ``placements`` are all that there were, in order: several where workers shared the images, or one took over.
+    """
 
     images: tuple[Image, ...]
     accepted: pb.Accepted
-    placed: pb.Placed
+    placements: tuple[pb.Placed, ...]
     swapped: pb.Swapped
     finished: pb.Finished
+
+    @property
+    def placed(self) -> pb.Placed:
+        """The placement at the worker that finished, the last one."""
+        theirs = [placed for placed in self.placements if placed.worker == self.finished.worker]
+        return theirs[-1] if theirs else pb.Placed()
 
 
 @dataclass
@@ -59,7 +68,7 @@ class _Progress:
 
     request: pb.GenerateRequest
     accepted: pb.Accepted | None = None
-    placed: pb.Placed = field(default_factory=pb.Placed)
+    placements: list[pb.Placed] = field(default_factory=list)
     swapped: pb.Swapped = field(default_factory=pb.Swapped)
     finished: pb.Finished | None = None
     parts: dict[int, bytearray] = field(default_factory=dict)
@@ -90,7 +99,7 @@ class _Progress:
             case "accepted":
                 self.accepted = self.accepted or response.accepted
             case "placed":
-                self.placed = response.placed
+                self.placements.append(response.placed)
             case "swapped":
                 self.swapped = response.swapped
             case "chunk":
@@ -172,7 +181,8 @@ class Looksmith:
         if not progress.accepted or not progress.finished:
             raise Unavailable("the stream ended before it was finished", reason="STREAM_CUT")
         images = tuple(progress.images[i] for i in sorted(progress.images))
-        return Painting(images, progress.accepted, progress.placed, progress.swapped, progress.finished)
+        placements = tuple(progress.placements)
+        return Painting(images, progress.accepted, placements, progress.swapped, progress.finished)
 
     async def _resuming(
         self, progress: _Progress, *, timeout_s: float, metadata: Sequence[tuple[str, str]]

@@ -89,6 +89,8 @@ async def _paint(request: pb.GenerateRequest, routers: list[str], trace_id: str,
 def _shower(bar: Progress, task: TaskID, count: int) -> Callable[[pb.GenerateResponse], None]:
     def on_event(event: pb.GenerateResponse) -> None:
         match event.WhichOneof("event"):
+            case "queued":
+                bar.update(task, description=f"waits: {event.queued.reason}")
             case "placed":
                 bar.update(task, description=f"{event.placed.worker}: {event.placed.reason}")
             case "step":
@@ -122,10 +124,12 @@ def _as_json(painting: Painting, files: list[Path], trace_id: str) -> dict[str, 
 def _tell(painting: Painting, files: list[Path]) -> None:
     done = painting.finished
     used = ", ".join(f"{a.adapter}@{a.version}" for a in done.adapters) or "the base alone"
+    shared = sorted({placed.worker for placed in painting.placements if placed.images})
+    where = ", ".join(shared) if len(shared) > 1 else f"{done.worker} ({painting.placed.reason})"
     for file in files:
         say(str(file))
     say(
-        f"{used} on {done.worker} ({painting.placed.reason}); "
+        f"{used} on {where}; "
         f"swap {done.timings.swap_visible.ToMilliseconds()} ms visible, "
         f"denoise {done.timings.denoise.ToMilliseconds()} ms, total {done.timings.total.ToMilliseconds()} ms"
     )

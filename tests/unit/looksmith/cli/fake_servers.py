@@ -50,6 +50,7 @@ class FakeServers(
     candidates: list[fleet_pb2.PlacementCandidate] = field(default_factory=list)
     usage: list[fleet_pb2.BrandUsage] = field(default_factory=list)
     asked: list[Message] = field(default_factory=list)
+    sharing: bool = False  # whether two workers paint a request, after a wait
     refusal: LooksmithError | None = None
     address: str = ""
 
@@ -164,7 +165,12 @@ class FakeServers(
         yield pb.GenerateResponse(
             accepted=pb.Accepted(request_id=request.request_id, seed=request.seed, adapters=[STYLE])
         )
-        yield pb.GenerateResponse(placed=pb.Placed(worker="worker-0", reason="home, adapter on device", attempt=1))
+        placed = pb.Placed(worker="worker-0", reason="home, adapter on device", attempt=1)
+        if self.sharing:
+            yield pb.GenerateResponse(queued=pb.Queued(reason="waits for worker-0"))
+            yield pb.GenerateResponse(placed=pb.Placed(worker="worker-1", reason="next in line", attempt=1, images=[1]))
+            placed.images.append(0)
+        yield pb.GenerateResponse(placed=placed)
         for i in range(request.count):
             yield pb.GenerateResponse(chunk=pb.ImageChunk(image=i, data=PICTURE))
             sha256 = hashlib.sha256(PICTURE).hexdigest()

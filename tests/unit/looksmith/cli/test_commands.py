@@ -314,6 +314,14 @@ def test_generate_says_where_the_file_is_and_who_painted_it(looksmith: Looksmith
     assert result.stderr == ""
 
 
+def test_generate_names_every_worker_that_shared_the_images(looksmith: Looksmith, fakes: FakeServers) -> None:
+    fakes.sharing = True
+    *_, told = looksmith("generate", "inkwell", "a mug", "-n", "2").stdout.splitlines()
+    assert told.startswith("house-style@3 on worker-0, worker-1; swap")
+    alone = document(looksmith("generate", "inkwell", "a mug", "-n", "2", "--json"))
+    assert alone["placed"]["reason"] == "home, adapter on device"
+
+
 @pytest.mark.parametrize(
     ("refusal", "code", "line"),
     [

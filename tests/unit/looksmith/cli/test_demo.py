@@ -61,7 +61,7 @@ def painting(worker: str, tier: pb.Tier.ValueType) -> Painting:
     return Painting(
         images=(Image(0, png(), SEED, "", 128, 128),),
         accepted=pb.Accepted(adapters=[adapter_pb2.PinnedAdapter(adapter="house-style")]),
-        placed=pb.Placed(worker=worker, reason="home, adapter on device"),
+        placements=(pb.Placed(worker=worker, reason="home, adapter on device"),),
         swapped=pb.Swapped(tier=tier),
         finished=finished,
     )
