@@ -896,7 +896,7 @@ class WarmAdapterRequest(_message.Message):
     REF_FIELD_NUMBER: _builtins.int
     HOMES_FIELD_NUMBER: _builtins.int
     homes: _builtins.int
-    """Number of its homes to warm. 0: all that it has."""
+    """Number of workers to warm, the first in the brand's hash order. 0: two."""
     @_builtins.property
     def ref(self) -> _adapter_pb2.AdapterRef:
         """The adapter. Required."""

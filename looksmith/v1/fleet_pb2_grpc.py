@@ -137,7 +137,7 @@ class FleetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResetWorker(self, request, context):
-        """ResetWorker makes a worker drop its jobs, its slots and its memory and warm up again.
+        """ResetWorker makes a worker drop its jobs, its slots and its memory and warm up again. Not served yet: UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

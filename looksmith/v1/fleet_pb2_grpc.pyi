@@ -50,7 +50,7 @@ class FleetServiceStub:
     EvictAdapter: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.EvictAdapterRequest, _fleet_pb2.EvictAdapterResponse]
     """EvictAdapter makes a worker forget an adapter on the device and in memory."""
     ResetWorker: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ResetWorkerRequest, _fleet_pb2.ResetWorkerResponse]
-    """ResetWorker makes a worker drop its jobs, its slots and its memory and warm up again."""
+    """ResetWorker makes a worker drop its jobs, its slots and its memory and warm up again. Not served yet: UNIMPLEMENTED."""
     GetUsage: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetUsageRequest, _fleet_pb2.GetUsageResponse]
     """GetUsage returns images and GPU-seconds a brand."""
 
@@ -76,7 +76,7 @@ class FleetServiceAsyncStub(FleetServiceStub):
     EvictAdapter: _aio.UnaryUnaryMultiCallable[_fleet_pb2.EvictAdapterRequest, _fleet_pb2.EvictAdapterResponse]  # type: ignore[assignment]
     """EvictAdapter makes a worker forget an adapter on the device and in memory."""
     ResetWorker: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ResetWorkerRequest, _fleet_pb2.ResetWorkerResponse]  # type: ignore[assignment]
-    """ResetWorker makes a worker drop its jobs, its slots and its memory and warm up again."""
+    """ResetWorker makes a worker drop its jobs, its slots and its memory and warm up again. Not served yet: UNIMPLEMENTED."""
     GetUsage: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetUsageRequest, _fleet_pb2.GetUsageResponse]  # type: ignore[assignment]
     """GetUsage returns images and GPU-seconds a brand."""
 
@@ -147,7 +147,7 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.ResetWorkerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.ResetWorkerResponse, _abc.Awaitable[_fleet_pb2.ResetWorkerResponse]]:
-        """ResetWorker makes a worker drop its jobs, its slots and its memory and warm up again."""
+        """ResetWorker makes a worker drop its jobs, its slots and its memory and warm up again. Not served yet: UNIMPLEMENTED."""
 
     @_abc_1.abstractmethod
     def GetUsage(

@@ -41,7 +41,8 @@ HOME, SECOND, THIRD = rank("acme", dict.fromkeys(("w1", "w2", "w3"), 1.0))
 
 
 def asked(**changes: object) -> pb.GenerateRequest:
-    return pb.GenerateRequest(brand="acme", prompt="a red kite", request_id="r1", **changes)  # type: ignore[arg-type]  # fields by name
+    fields: dict[str, object] = {"brand": "acme", "prompt": "a red kite", "request_id": "r1"}
+    return pb.GenerateRequest(**fields | changes)  # type: ignore[arg-type]  # fields by name
 
 
 async def painted(stub: Painting, request: pb.GenerateRequest) -> list[pb.GenerateResponse]:

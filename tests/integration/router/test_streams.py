@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from looksmith.v1 import generation_pb2 as pb
 from looksmith.v1 import generation_pb2_grpc as rpc
+from services.router import watchdog
 from services.router.compose import router
 from services.router.consistent_hash import rank
 from services.router.settings import RouterSettings
@@ -115,6 +116,27 @@ async def test_stalled_caller_stops_the_worker_s_stream(address: str) -> None:
         got = [response.chunk async for response in stream if response.HasField("chunk")]
     assert [chunk.offset for chunk in got] == [i * CHUNK for i in range(PIECES)]
     assert all(chunk.data == bytes([i]) * CHUNK for i, chunk in enumerate(got))
+
+
+async def test_stalled_callers_keep_no_room_from_others(
+    painting: Painting, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "CALLER_STALLS_S", 0.3)
+    small_window = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", CHUNK))
+    async with (
+        grpc.aio.insecure_channel(address, options=small_window) as channel,
+        joined_worker(address, "w1", floods) as worker,
+    ):
+        stub: Painting = rpc.ImageGenerationServiceStub(channel)
+        stalled = [stub.Generate(pb.GenerateRequest(brand="acme", prompt=f"{i}"), timeout=60) for i in range(2)]
+        for call in stalled:  # all that a worker of one row is given of a brand
+            await anext(aiter(call))
+        await level(worker)
+        worker.act = one_small_image
+        other = [r async for r in painting.Generate(pb.GenerateRequest(brand="acme", prompt="x"), timeout=5)]
+        assert other[-1].HasField("finished")
+        for call in stalled:
+            call.cancel()
 
 
 async def level(worker: ScriptedWorker) -> int:
