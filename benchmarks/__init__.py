@@ -5,6 +5,8 @@ To be run, each with ``--json``:
 engine        swaps, batches and whole calls, beside diffusers and peft
 registry      races, lost answers, crashes, starts, garbage, uploads, resolving and watching
 placement     the router's choice of a worker, in virtual time, beside simpler ones
+failover      workers, routers and registries killed, stopped, hung and restarted under callers
+router        what it costs, overload, fairness, portions, outages and an autoscaler, in real processes
 brands        many brands: files, and a registry that has them
 charts        draws what engine kept; placement_chart: what placement kept
 
@@ -20,5 +22,12 @@ end_to_end    what moved aliases let paint    placement_alone  homes and decisio
 crash_points  kills at every store call       crash_paths   ways to write; soundness: what is left after them
 replicas      registries that may be killed   deadly_proxy  kills them; store_proxy: what proxies have in common
 restart       from start to first answer      uploads       large_files, also over a cutting_proxy
+fleet_processes  a fleet of mortal processes  callers       strike in the middle of what a witness hears
+lost_workers  killed, stopped and hung        lost_routers  ended in mid-image; rolling: restarts of everything
+hanging_worker  large pictures, and hangs     redispatches  by spans, until the next worker has a job
+router_stack  parts to be started anew        load          callers, a process; asking: one request
+router_hop    and stalled readers             scripted_worker  answers at once, for both of these
+router_overload  and a greedy brand           router_portions  sixteen pictures over four workers
+router_calm   full load without false alarms  router_outage  no records; router_scaling: 1 -> 0 -> 1 workers
 placement_simulation  a router in virtual time, with simulated_workers, placement_demand and placement_policies
 """

@@ -19,11 +19,11 @@ from looksmith.errors import DataLoss, DeadlineExceeded, LooksmithError, Unavail
 from looksmith.v1 import generation_pb2 as pb
 from looksmith.v1 import generation_pb2_grpc as rpc
 
-#: As the servers': a dead router is found in about 1.5 s.
+#: As the servers': a router that is stopped, or whose host is gone, is found within about 2 s.
 CHANNEL_OPTIONS = (
-    ("grpc.keepalive_time_ms", 2000),
-    ("grpc.keepalive_timeout_ms", 1500),
-    ("grpc.http2.ping_timeout_ms", 1500),
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 1000),
+    ("grpc.http2.ping_timeout_ms", 1000),
     ("grpc.http2.max_pings_without_data", 0),
 )
 #: What a caller of Generate is given when it names no time of its own, in seconds.

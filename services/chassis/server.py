@@ -22,12 +22,12 @@ log = structlog.get_logger()
 #: Largest message either way: a chunk of an upload (1 MiB) with room for the rest.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
-#: A stopped peer is found in about 1.5 s. The ping timeout is what does it, keepalive alone takes the whole deadline;
+#: A stopped peer is found within 2 s. The ping timeout is what does it, keepalive alone takes the whole deadline;
 #: without the last two lines a server answers such pings with GOAWAY "too many pings" (both measured on grpcio 1.85).
 KEEPALIVE = (
-    ("grpc.keepalive_time_ms", 2000),
-    ("grpc.keepalive_timeout_ms", 1500),
-    ("grpc.http2.ping_timeout_ms", 1500),
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 1000),
+    ("grpc.http2.ping_timeout_ms", 1000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),

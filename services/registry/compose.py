@@ -100,6 +100,7 @@ async def registry_on(
                 quiet=ASKED_OFTEN,
             )
         )
+        stack.callback(core.watches.stop)
         await server.health.set(WRITES, HealthCheckResponse.NOT_SERVING)
         await stack.enter_async_context(_beside(_open_when_fit(gate, server)))
         await stack.enter_async_context(_beside(core.collector.run(settings.gc_every_s)))

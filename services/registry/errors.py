@@ -32,7 +32,8 @@ LooksmithError
 │   ├── StoreUnavailable      nothing was changed
 │   │   └── StoreNotProbed    ... since nobody knows yet whether it can be trusted with writes
 │   ├── OutcomeUnknown        the change may have happened
-│   └── PublicationTooSlow    its file may be collected before it is named
+│   ├── PublicationTooSlow    its file may be collected before it is named
+│   └── RegistryStopping      a watch ends; another replica goes on with it
 ├── DataLoss
 │   ├── ChunkCorrupt          of an upload
 │   ├── DigestMismatch        of an upload
@@ -286,6 +287,13 @@ class OutcomeUnknown(Unavailable):
         super().__init__(
             "the object store did not say whether the change was made; repeat the call to find out", retry_after_s=2.0
         )
+
+
+class RegistryStopping(Unavailable):
+    reason = "REGISTRY_STOPPING"
+
+    def __init__(self) -> None:
+        super().__init__("this registry is stopping; watch another one, or this one anew", retry_after_s=1.0)
 
 
 class PublicationTooSlow(Unavailable):

@@ -13,6 +13,7 @@ from datetime import datetime
 from itertools import chain
 
 from looksmith.nouns import Adapter
+from services.registry.errors import RegistryStopping
 
 #: Digests that one message names, so that it stays well below gRPC's 4 MiB.
 DIGESTS_AT_ONCE = 1000
@@ -104,6 +105,12 @@ class Watches:
         self._changes: deque[Name] = deque(maxlen=kept)
         self._number = 0  # of the newest change, counted from 1
         self._bell = asyncio.Event()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Ends every watch, so that none uses up the grace of a server that stops."""
+        self._stopped = True
+        self._bell.set()
 
     def changed(self, adapter: Adapter, gone: Sequence[str] = ()) -> None:
         """An adapter stands as given. May be told of what is known, or out of order.
@@ -122,15 +129,20 @@ class Watches:
         self._bell = asyncio.Event()
 
     async def messages(self, cursor: str, shown: Callable[[str], bool]) -> AsyncGenerator[Message, None]:
-        """What a watcher gets that has seen all up to ``cursor``, without end.
+        """What a watcher gets that has seen all up to ``cursor``, until the registry stops.
 
         Args:
             cursor: of the last message that it has; empty, or of no change that is remembered here: a snapshot first.
             shown: whether it gets to see a brand.
+
+        Raises:
+            RegistryStopping: in the end.
         """
         position = self._position(cursor)
         told = _Told()
         while True:
+            if self._stopped:
+                raise RegistryStopping
             bell = self._bell
             names = None if position is None else self._since(position)
             if position is None or names is None:

@@ -6,7 +6,7 @@ Leaves to dispatch.py whether another worker is asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ from services.router.errors import RequestSuperseded, WorkerLost, WorkerStalled
 from services.router.events import Kind, WorkerEvent
 from services.router.placement import Placement
 from services.router.ports import WorkerCall, WorkerConnection
-from services.router.request_memory import Try
+from services.router.request_memory import Try, nothing
 
 tracer = trace.get_tracer(__name__)
 
@@ -55,12 +55,18 @@ class AttemptFailed(Exception):
 
 @dataclass(eq=False)
 class Attempt:
-    """``last_word`` is when the worker last said something, or was asked, on the dispatcher's clock."""
+    """``last_word`` is when the worker last said something, or was asked, on the dispatcher's clock.
+
+    ``telling_since`` is since when its caller has had a message to take; ``free_room`` lets the scheduler give the
+    worker other work in its stead.
+    """
 
     number: int
     placement: Placement
     connection: WorkerConnection
     last_word: float
+    free_room: Callable[[], None] = nothing
+    telling_since: float | None = None
     begun: bool = False
     given_up: LooksmithError | None = None
     call: WorkerCall | None = None

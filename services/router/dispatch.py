@@ -222,7 +222,13 @@ class Dispatcher:
         placement, number = portion.ticket.placement, len(portion.failed) + 1
         worker = portion.ticket.worker
         try:
-            attempt = portion.attempt = Attempt(number, placement, self._connection(worker), self._clock())
+            attempt = portion.attempt = Attempt(
+                number,
+                placement,
+                self._connection(worker),
+                self._clock(),
+                free_room=lambda: self._scheduler.leave(portion.ticket),
+            )
             log.info("request.placed", worker=worker, reason=placement.reason, attempt=number)
             yield Placed(worker, placement.reason, placement.tier, number, portion.images)
             this_try = run.admitted.this_try
@@ -244,7 +250,9 @@ class Dispatcher:
                             continue  # the router has said these
                         portion.note(event)
                         if told := self._told(run, event, worker):
+                            attempt.telling_since = self._clock()
                             yield told
+                            attempt.telling_since = None
         finally:
             portion.attempt = None
             self._scheduler.leave(portion.ticket)

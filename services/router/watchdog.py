@@ -1,7 +1,7 @@
 """Ends attempts at workers that are gone without their connection telling: stopped, hung, or out of reach.
 
-A connection that breaks is noticed by its stream; this is for those that stand. Knows what workers report and when
-they last said anything; what becomes of the request is dispatch's business.
+A connection that breaks is noticed by its stream; this is for those that stand. Knows what workers report, when they
+last said anything and when a caller last took it; what becomes of the request is dispatch's business.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from services.router.fleet import Fleet
 
 #: Seconds between two looks.
 EVERY_S = 0.25
+#: A caller that takes nothing for so long keeps no room at its worker, which paints on without being read.
+CALLER_STALLS_S = 2.0
 
 
 class Watchdog:
@@ -57,6 +59,8 @@ class Watchdog:
     def look(self) -> None:
         now = self._clock()
         for attempt in list(self._attempts):
+            if attempt.telling_since is not None and now - attempt.telling_since > CALLER_STALLS_S:
+                attempt.free_room()
             view = self._fleet.find(attempt.worker)
             if view and view.heartbeat.stalled_s:
                 attempt.give_up(WorkerStalled(attempt.worker, view.heartbeat.stalled_s))

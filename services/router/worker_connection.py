@@ -45,6 +45,8 @@ class GrpcWorkerConnection:
     async def generate(
         self, settled: Settled, pinned: Pinned, *, timeout_s: float, metadata: Mapping[str, str]
     ) -> AsyncIterator[RelayedCall]:
+        if self._retired:  # the caller was told of the worker in between, and took its time
+            raise WorkerLost(self._name, "it has just left")
         self._running += 1
         try:
             request = settled_to_pb(settled, pinned)

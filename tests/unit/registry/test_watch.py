@@ -17,6 +17,7 @@ from services.registry import layout
 from services.registry.client import RegistryClient
 from services.registry.compose import apis
 from services.registry.core import Core
+from services.registry.errors import RegistryStopping
 from services.registry.feed import Feed
 from services.registry.object_store import InMemoryObjectStore
 from services.registry.watch import Changed, Heartbeat, InSnapshot, Message, SnapshotEnd, Watches
@@ -72,6 +73,19 @@ async def test_a_watch_begins_with_what_there_is_and_goes_on_with_each_change() 
     await asyncio.sleep(0)
     known.change(adapter(2))
     assert await waiting == [Changed(adapter(2), "i1.2")]
+
+
+async def test_a_watch_ends_when_the_registry_stops_and_so_does_one_that_begins_then() -> None:
+    known = Known()
+    messages = known.watch()
+    await read(messages, 1)
+    waiting = asyncio.create_task(read(messages, 1))
+    await asyncio.sleep(0)
+    known.watches.stop()
+    with pytest.raises(RegistryStopping):
+        await waiting
+    with pytest.raises(RegistryStopping):
+        await read(known.watch(), 1)
 
 
 async def test_what_changes_while_the_snapshot_is_sent_is_told_after_it() -> None:

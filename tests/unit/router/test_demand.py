@@ -31,6 +31,20 @@ def test_a_crowd_gets_homes_within_two_seconds() -> None:
     assert demand.homes("other") == 1
 
 
+def test_a_brand_that_is_always_asked_for_a_lot_is_no_crowd_when_a_few_jobs_come_at_once() -> None:
+    usual, unusual = Demand(), Demand()
+    asked(usual, per_s=1.0, seconds=300)
+    for demand in (usual, unusual):
+        asked(demand, per_s=4.0, seconds=0.75, begin=300)
+    assert usual.homes("acme") <= 3 < unusual.homes("acme")
+
+
+def test_two_jobs_at_once_are_no_crowd() -> None:
+    demand = Demand()
+    asked(demand, per_s=4.0, seconds=0.5)
+    assert demand.homes("acme") == 1
+
+
 def test_homes_are_kept_for_a_while_after_the_crowd_has_gone() -> None:
     demand = Demand()
     asked(demand, per_s=3.0, seconds=10)

@@ -29,6 +29,21 @@ def test_a_worker_that_is_busy_gets_less() -> None:
     assert sizes(worker("w1"), worker("w2", booked=6)) == (11, 5)
 
 
+def test_who_has_only_painted_large_batches_gets_no_more_than_its_like() -> None:
+    # In a batch of eight a step costs a row half of what it costs alone.
+    in_eights = MeasuredCost("studio", (64, 64), rows=8, step_seconds=1.0, fixed_seconds=0.0)
+    beat = replace(worker("w2").heartbeat, costs=(in_eights,))
+    assert sizes(worker("w1"), replace(worker("w2"), heartbeat=beat)) == (8, 8)
+    unmeasured = replace(worker("w2").heartbeat, costs=())
+    assert sizes(worker("w1"), replace(worker("w2"), heartbeat=unmeasured)) == (8, 8)
+
+
+def test_a_worker_that_is_declared_slower_gets_less() -> None:
+    slow_cost = MeasuredCost("studio", (64, 64), rows=8, step_seconds=8.0, fixed_seconds=0.0)
+    slow = replace(worker("w2"), registration=replace(worker("w2").registration, speed=0.5))
+    assert sizes(worker("w1"), replace(slow, heartbeat=replace(slow.heartbeat, costs=(slow_cost,)))) == (13, 3)
+
+
 def test_who_lacks_the_adapter_gets_less_still() -> None:
     assert sizes(worker("w1"), worker("w2", tier=Tier.STORE)) == (10, 6)
 
