@@ -67,10 +67,6 @@ class WorkerView:
         done = self.under_way.done(now) if self.under_way else 0.0
         return max(0.0, self.booked - later - done)
 
-    def batch_gain(self, recipe: str, size: tuple[int, int]) -> float:
-        """What work costs while the worker paints full batches, as a share of what it costs alone, as it is booked."""
-        return self.heartbeat.batch_gain.get((recipe, size), 1.0)
-
     def cost(self, recipe: str, size: tuple[int, int]) -> MeasuredCost | None:
         """What painting costs in the smallest batch that was measured."""
         return self.heartbeat.costs_alone.get((recipe, size))

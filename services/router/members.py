@@ -103,16 +103,6 @@ class Heartbeat:
         """By recipe and size, what was measured in the smallest batch."""
         return {(cost.recipe, cost.size): cost for cost in sorted(self.costs, key=lambda cost: -cost.rows)}
 
-    @cached_property
-    def batch_gain(self) -> Mapping[tuple[str, tuple[int, int]], float]:
-        """By recipe and size, what a step costs a row in the largest batch measured, as a share of that alone."""
-        largest = {(cost.recipe, cost.size): cost for cost in sorted(self.costs, key=lambda cost: cost.rows)}
-        return {
-            key: min(1.0, largest[key].step_seconds / largest[key].rows / (alone.step_seconds / alone.rows))
-            for key, alone in self.costs_alone.items()
-            if alone.step_seconds
-        }
-
 
 @dataclass(frozen=True)
 class Welcome:

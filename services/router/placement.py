@@ -248,7 +248,7 @@ def rate(job: Job, view: WorkerView, rank: int, costs: SwapCosts, now: float) ->
         words, adapter = _TIER_WORDS[tier], costs.tier_seconds[tier]
     makes_home = tier is Tier.STORE and rank >= job.homes
     penalty = costs.new_home_images * painting / max(job.images, 1) if makes_home else 0.0
-    booked = view.ahead(job.brand, job.weight, painting, now) * view.batch_gain(job.recipe.name, job.size)
+    booked = view.ahead(job.brand, job.weight, painting, now)
     return Rating(
         worker=view.name,
         rank=rank,

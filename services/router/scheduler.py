@@ -299,5 +299,4 @@ class Scheduler:
         """Seconds that a worker is busy before a waiting job's turn."""
         job = ticket.job
         own = ticket.booking.gpu_seconds if ticket.booking and not ticket.booking.given else 0.0
-        ahead = max(0.0, view.ahead(job.brand, job.weight, 0.0, self._clock()) - own)
-        return ahead * view.batch_gain(job.recipe.name, job.size)
+        return max(0.0, view.ahead(job.brand, job.weight, 0.0, self._clock()) - own)
