@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import structlog
 from opentelemetry import trace
@@ -30,6 +30,7 @@ from services.router.ports import WorkerConnection
 from services.router.rate_limits import RateLimits
 from services.router.request_memory import nothing
 from services.router.retry_budget import RetryBudget
+from services.router.run import Portion, Run
 from services.router.scheduler import Scheduler, Ticket
 from services.router.usage import Usage
 from services.router.waiting_room import TOLD_EVERY_S
@@ -37,58 +38,6 @@ from services.router.watchdog import Watchdog
 
 log = structlog.get_logger()
 tracer = trace.get_tracer(__name__)
-
-
-@dataclass(eq=False)
-class Portion:
-    """Images of a request that one worker paints at a time; ``number`` 0: all of them."""
-
-    number: int
-    settled: Settled
-    ticket: Ticket
-    bound: asyncio.Future[None]
-    failed: dict[str, LooksmithError] = field(default_factory=dict)  # by worker, in order
-    redispatched: int = 0
-    partial: set[int] = field(default_factory=set)  # images of which the caller holds some chunks
-    finished: WorkerEvent | None = None
-    attempt: Attempt | None = None
-
-    @property
-    def images(self) -> tuple[int, ...]:
-        """What a caller is told that it is about; empty: all that are left."""
-        return self.settled.images_to_paint if self.number else ()
-
-    def note(self, event: WorkerEvent) -> None:
-        if event.kind is Kind.CHUNK:
-            self.partial.add(event.image)
-        elif event.kind is Kind.IMAGE_DONE:
-            self.partial.discard(event.image)
-            request = self.settled.request
-            self.settled = replace(
-                self.settled, request=replace(request, images_done=request.images_done | {event.image})
-            )
-        elif event.kind is Kind.FINISHED:
-            self.finished = event
-
-
-@dataclass(eq=False)
-class Run:
-    """A request while it runs."""
-
-    admitted: Admitted
-    arrived: float
-    deadline: float
-    admitted_at: float
-    portions: list[Portion] = field(default_factory=list)
-    queue_s: float | None = None  # until its first portion was bound
-
-    @property
-    def brand(self) -> str:
-        return self.admitted.settled.request.brand
-
-    @property
-    def finished(self) -> bool:
-        return all(portion.finished for portion in self.portions)
 
 
 class Dispatcher:
@@ -134,6 +83,8 @@ class Dispatcher:
         finally:
             admitted.this_try.stop = nothing
             for portion in run.portions:
+                if not (portion.ticket.bound or portion.failed):  # its brand has been charged for what never began
+                    self._limits.spend(run.brand, share.gpu_seconds_per_minute, -portion.ticket.placement.gpu_seconds)
                 self._scheduler.leave(portion.ticket)
 
     def explain(self, settled: Settled, *, weight: float) -> Placement:
@@ -151,12 +102,11 @@ class Dispatcher:
             others = set(settled.images_to_paint) - set(images)
             request = replace(settled.request, images_done=settled.request.images_done | others)
             run.portions.append(self._entered(run, number, replace(settled, request=request)))
-        seconds = sum(portion.ticket.placement.gpu_seconds for portion in run.portions)
-        self._limits.spend(run.brand, run.admitted.share.gpu_seconds_per_minute, seconds)
 
     def _entered(self, run: Run, number: int, settled: Settled) -> Portion:
         bound = asyncio.get_running_loop().create_future()
         ticket = self._ticket(run, settled, bound)
+        self._limits.spend(run.brand, run.admitted.share.gpu_seconds_per_minute, ticket.placement.gpu_seconds)
         return Portion(number, settled, ticket, bound)
 
     def _ticket(

@@ -1,6 +1,6 @@
 """What real streams can't be held still for; tests/integration/router has the rest."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
@@ -8,13 +8,14 @@ import pytest
 from looksmith.errors import DeadlineExceeded, Unavailable
 from services.chassis.painting import Pinned, Settled
 from services.chassis.painting_events import Accepted, Placed
-from services.router.admission import Admitted
+from services.router.admission import Admitted, Share
 from services.router.dispatch import Dispatcher
-from services.router.errors import NoWorker, RequestSuperseded, WorkerLost
-from services.router.events import Kind, LastEvent, WorkerEvent
+from services.router.errors import BrandRateLimited, NoWorker, RequestSuperseded, WorkerLost
+from services.router.events import Kind, LastEvent, RouterEvent, WorkerEvent
 from services.router.fleet import FAILURES_TO_EJECT, LOST_TOGETHER_S, Fleet
 from services.router.members import Heartbeat, WorkerState
 from services.router.ports import WorkerCall
+from services.router.rate_limits import RateLimits
 from services.router.request_memory import Try, nothing
 from tests.unit.router.router_parts import NOON, Clock, NoConnection, dispatcher_of, registration, settled
 
@@ -140,3 +141,26 @@ async def test_worker_is_ejected_when_it_is_lost_time_and_again_but_not_while_it
             [e async for e in dispatcher.run(Admitted(settled(), Try()), arrived=clock(), deadline=clock() + 10)]
         assert caught.value is error
     assert fleet.view("w1").state is state
+
+
+async def test_a_brand_is_not_charged_for_what_never_began(fleet: Fleet, clock: Clock) -> None:
+    limits = RateLimits(clock=clock)
+    dispatcher = dispatcher_of(fleet, clock, limits=limits)
+    share = Share(gpu_seconds_per_minute=2.5)
+
+    async def begun(*, until_placed: bool) -> AsyncGenerator[RouterEvent, None]:
+        events = dispatcher.run(Admitted(settled(), Try(), share=share), arrived=clock(), deadline=clock() + 60)
+        for _ in range(1 + until_placed):
+            await anext(events)
+        return events
+
+    running = [await begun(until_placed=True) for _ in range(2)]  # 1.4 GPU-seconds, and the worker is full
+    for _ in range(5):
+        await (await begun(until_placed=False)).aclose()
+    running.append(await begun(until_placed=False))
+    running.append(await begun(until_placed=False))
+    with pytest.raises(BrandRateLimited):
+        await begun(until_placed=False)
+    for events in running:
+        await events.aclose()
+    assert fleet.idle
