@@ -156,8 +156,9 @@ async def test_a_brand_has_so_many_jobs_waiting_and_no_more(settings: RouterSett
 
 
 async def test_who_waits_at_a_router_that_stops_is_sent_to_another_one(settings: RouterSettings) -> None:
+    patient = settings.model_copy(update={"shutdown_grace_s": 10.0})
     async with AsyncExitStack() as life:
-        server = await life.enter_async_context(router(settings, registry=acme()))
+        server = await life.enter_async_context(router(patient, registry=acme()))
         async with grpc.aio.insecure_channel(server.address) as channel:
             stub = rpc.ImageGenerationServiceStub(channel)
             async with joined_worker(server.address, "w1", hangs):
@@ -168,4 +169,6 @@ async def test_who_waits_at_a_router_that_stops_is_sent_to_another_one(settings:
                 with pytest.raises(grpc.aio.AioRpcError) as ended:
                     await rest_of(calls[2])
                 assert error_from_rpc(ended.value).reason == "ROUTER_STOPPING"
+                for call in calls[:2]:
+                    call.cancel()
                 await ending
