@@ -7,7 +7,7 @@ PROTOS := $(wildcard protos/looksmith/*/*.proto)
 STUBS := --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos lint test demo up docs studio constraints
+.PHONY: help setup protos lint test verify demo up docs studio constraints
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r target doc; do printf '%-12s %s\n' "$$target" "$$doc"; done
@@ -42,6 +42,10 @@ lint: $(READY)  ## check style, types and protos
 
 test: $(READY)  ## run the tests
 	$(BIN)/pytest
+
+verify: $(READY)  ## the long proofs, each with its bars: registry, placement, failover, load (two hours)
+	@short=; for each in registry placement failover router; do $(BIN)/python -m benchmarks.$$each || short="$$short $$each"; done; \
+	  test -z "$$short" || { echo "short of a bar:$$short" >&2; exit 1; }
 
 demo: $(READY)  ## publish four brands, place them, paint them, see where the time went (a minute)
 	$(BIN)/looksmith demo

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -57,7 +58,7 @@ async def main() -> None:
             folder = arguments.folder / part if arguments.folder else Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
             figures |= await PARTS[part](folder)
-    report(figures, BARS, file=arguments.json)
+    sys.exit(not report(figures, BARS, file=arguments.json))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import logging
 import math
 import multiprocessing
 import os
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -240,9 +241,10 @@ def main() -> None:
             runs[case].setdefault(policy, []).append(of_run)
     cases = table(runs)
     settings = {"jobs": arguments.jobs, "seeds": arguments.seeds}
-    report(figures | compared(runs), BARS, file=arguments.json, settings=settings, cases=cases)
+    all_held = report(figures | compared(runs), BARS, file=arguments.json, settings=settings, cases=cases)
     if arguments.plot:
         waits(cases).savefig(arguments.plot, metadata={"Date": None})
+    sys.exit(not all_held)
 
 
 if __name__ == "__main__":

@@ -283,7 +283,7 @@ async def main() -> None:
     for part in [part for part in wanted if part in ALONE]:
         with tempfile.TemporaryDirectory(prefix="registry-") as folder:
             figures |= await ALONE[part](Path(folder))
-    report(figures, BARS, file=arguments.json)
+    sys.exit(not report(figures, BARS, file=arguments.json))
 
 
 if __name__ == "__main__":

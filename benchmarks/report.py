@@ -15,8 +15,8 @@ from typing import Any
 Bars = Mapping[str, tuple[str, float]]
 
 
-def report(figures: Mapping[str, float], bars: Bars, *, file: Path | None, **about: object) -> None:
-    """Prints a line a figure.
+def report(figures: Mapping[str, float], bars: Bars, *, file: Path | None, **about: object) -> bool:
+    """Prints a line a figure; whether none falls short of its bar.
 
     Args:
         figures: by name.
@@ -24,12 +24,16 @@ def report(figures: Mapping[str, float], bars: Bars, *, file: Path | None, **abo
         file: gets the figures as JSON, if given.
         about: stands before them there.
     """
+    all_held = True
     for name, value in figures.items():
         sign, bar = bars.get(name, ("", 0.0))
-        held = "" if not sign else "  ok" if (value >= bar if sign == ">=" else value <= bar) else "  FALLS SHORT"
-        print(f"{name:28s} {value:12.3f}  {f'{sign} {bar:g}' if sign else ''}{held}")
+        held = value >= bar if sign == ">=" else value <= bar if sign else True
+        all_held = all_held and held
+        told = "" if not sign else "  ok" if held else "  FALLS SHORT"
+        print(f"{name:28s} {value:12.3f}  {f'{sign} {bar:g}' if sign else ''}{told}")
     if file:
         file.write_text(json.dumps({"machine": machine(), **about, **figures}, indent=2) + "\n")
+    return all_held
 
 
 def machine() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -80,7 +81,7 @@ async def main() -> None:
         with tempfile.TemporaryDirectory(prefix="router-") as folder:
             figures |= await parts[part](Path(folder))
         figures[f"{part}_load_average"] = os.getloadavg()[0]  # how busy the machine was, others included
-    report(figures, BARS, file=arguments.json)
+    sys.exit(not report(figures, BARS, file=arguments.json))
 
 
 if __name__ == "__main__":
