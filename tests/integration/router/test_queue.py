@@ -162,9 +162,10 @@ async def test_who_waits_at_a_router_that_stops_is_sent_to_another_one(settings:
         async with grpc.aio.insecure_channel(server.address) as channel:
             stub = rpc.ImageGenerationServiceStub(channel)
             async with joined_worker(server.address, "w1", hangs):
-                calls = [stub.Generate(asked(request_id=f"r{number}")) for number in range(3)]
-                for call in calls:
-                    await call.read()
+                calls = []
+                for number in range(3):  # one after the other, so that the last one waits
+                    calls.append(stub.Generate(asked(request_id=f"r{number}")))
+                    await calls[-1].read()
                 ending = asyncio.create_task(life.aclose())
                 with pytest.raises(grpc.aio.AioRpcError) as ended:
                     await rest_of(calls[2])

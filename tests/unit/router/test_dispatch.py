@@ -17,6 +17,7 @@ from services.router.members import Heartbeat, WorkerState
 from services.router.ports import WorkerCall
 from services.router.rate_limits import RateLimits
 from services.router.request_memory import Try, nothing
+from services.router.retry_budget import RetryBudget
 from tests.unit.router.router_parts import NOON, Clock, NoConnection, dispatcher_of, registration, settled
 
 
@@ -164,3 +165,20 @@ async def test_a_brand_is_not_charged_for_what_never_began(fleet: Fleet, clock: 
     for events in running:
         await events.aclose()
     assert fleet.idle
+
+
+async def test_no_other_worker_is_asked_once_the_retries_of_all_requests_are_spent(fleet: Fleet, clock: Clock) -> None:
+    lost = WorkerLost("w1", "connection reset")
+    for name in ("w1", "w2"):
+        fleet.join(registration(name), Fails(lost))
+    dispatcher = dispatcher_of(fleet, clock, budget=RetryBudget(most=1, earned=0.5))
+
+    async def workers_asked() -> int:
+        events = []
+        run = dispatcher.run(Admitted(settled(), Try()), arrived=clock(), deadline=clock() + 60)
+        with pytest.raises(WorkerLost):
+            while True:
+                events.append(await anext(run))
+        return sum(isinstance(event, Placed) for event in events)
+
+    assert [await workers_asked() for _ in range(4)] == [2, 1, 2, 1]

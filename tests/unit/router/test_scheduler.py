@@ -244,3 +244,11 @@ def test_a_router_that_stops_sends_those_who_wait_to_another_one() -> None:
     bench.scheduler.stop()
     assert {name: type(error) for name, error in bench.ended.items()} == dict.fromkeys("cd", RouterStopping)
     assert bench.fleet.view("w1").jobs_here == 2
+
+
+def test_a_brand_that_is_asked_for_a_lot_gets_homes_which_are_warmed_before_they_are_asked() -> None:
+    bench = Bench()
+    bench.join("w1", "w2", tier=Tier.STORE)
+    for _ in range(4):  # seconds of work, all at once
+        bench.enter()
+    assert (SECOND, Prefetch("acme", DIGEST)) in bench.told
