@@ -23,6 +23,7 @@ pytestmark = [
 ]
 
 SMALL, LARGE = 128, 768  # of noise: one chunk, and seven
+BLOWS = 4  # one may come too late: what a worker has sent reaches its router, though the worker is dead
 KIND = Kind("benchmarks.hanging_worker", {}, sizes=(SMALL, LARGE), workers=2, routers=2)
 Act = Callable[[pb.GenerateResponse, Asked], None]
 
@@ -66,14 +67,18 @@ async def test_a_worker_killed_in_mid_denoise_or_mid_image_costs_no_image_and_no
 
     def kill(message: pb.GenerateResponse, asked: Asked) -> None:
         victims.append(worker_of(message, asked))
-        running.worker(victims[0]).signal(signal.SIGKILL)
+        running.worker(victims[-1]).signal(signal.SIGKILL)
 
-    asked = await struck(running, size, moment, kill)
-    assert asked.witness.attempts == 2
-    assert bool(asked.witness.restarted) == (moment is mid_later_image)
-    victim = running.worker(victims[0])
-    await victim.ended(within_s=10)
-    await running.anew(victim)
+    for _ in range(BLOWS):
+        witness = (await struck(running, size, moment, kill)).witness
+        victim = running.worker(victims[-1])
+        await victim.ended(within_s=10)
+        await running.anew(victim)
+        if moment is mid_denoise or witness.restarted:
+            assert witness.attempts == 2
+            assert bool(witness.restarted) == (moment is mid_later_image)
+            return
+    pytest.fail(f"{BLOWS} workers had sent all of an image of which a caller had heard the first chunk")
 
 
 async def test_a_router_killed_in_mid_image_costs_callers_who_know_another_nothing(running: Fleet) -> None:
