@@ -43,10 +43,21 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Blocked:
+    """One picture that was painted and withheld; ``reason`` as in ImageBlocked, such as "SAFETY_CHECKER"."""
+
+    index: int
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Painting:
     """All pictures of a request, in order, and what made them.
 
     ``placements`` are all that there were, in order: several where workers shared the images, or one took over.
+    ``blocked`` are those that nobody may see, in order. Each picture that was asked for is there or in ``images``,
+    which may be empty.
     """
 
     images: tuple[Image, ...]
@@ -54,6 +65,7 @@ class Painting:
     placements: tuple[pb.Placed, ...]
     swapped: pb.Swapped
     finished: pb.Finished
+    blocked: tuple[Blocked, ...] = ()
 
     @property
     def placed(self) -> pb.Placed:
@@ -73,6 +85,7 @@ class _Progress:
     finished: pb.Finished | None = None
     parts: dict[int, bytearray] = field(default_factory=dict)
     images: dict[int, Image] = field(default_factory=dict)
+    blocked: dict[int, Blocked] = field(default_factory=dict)
 
     def next_request(self) -> pb.GenerateRequest:
         """The request as another router must see it: pinned, without what is here already."""
@@ -81,11 +94,14 @@ class _Progress:
         if self.accepted:
             again.seed = self.accepted.seed
             again.recipe = self.accepted.recipe
+            if self.accepted.width and self.accepted.height:  # a router of an older release does not tell
+                again.width, again.height = self.accepted.width, self.accepted.height
             del again.adapters[:]
             for pinned in self.accepted.adapters:
                 again.adapters.add(adapter=pinned.adapter, version=pinned.version, weight=pinned.weight)
             again.no_adapters = not self.accepted.adapters
-        again.images_done.extend(i for i in sorted(self.images) if i not in again.images_done)
+        settled = self.images.keys() | self.blocked.keys()
+        again.images_done.extend(i for i in sorted(settled) if i not in again.images_done)
         self.parts.clear()
         return again
 
@@ -108,6 +124,8 @@ class _Progress:
                 self.parts.pop(response.image_restarted.image, None)
             case "image_done":
                 self._close(response.image_done)
+            case "image_blocked":
+                self._block(response.image_blocked)
             case "finished":
                 self.finished = response.finished
 
@@ -116,6 +134,10 @@ class _Progress:
         if not self.request.omit_image_bytes and hashlib.sha256(data).hexdigest() != done.sha256:
             raise DataLoss(f"image {done.image} arrived damaged", reason="DIGEST_MISMATCH")
         self.images[done.image] = Image(done.image, data, done.seed, done.sha256, done.width, done.height)
+
+    def _block(self, blocked: pb.ImageBlocked) -> None:
+        self.parts.pop(blocked.image, None)
+        self.blocked[blocked.image] = Blocked(blocked.image, blocked.seed, blocked.reason)
 
 
 class Looksmith:
@@ -180,9 +202,14 @@ class Looksmith:
             raise DeadlineExceeded(f"not finished within {timeout_s:g} s") from None
         if not progress.accepted or not progress.finished:
             raise Unavailable("the stream ended before it was finished", reason="STREAM_CUT")
-        images = tuple(progress.images[i] for i in sorted(progress.images))
-        placements = tuple(progress.placements)
-        return Painting(images, progress.accepted, placements, progress.swapped, progress.finished)
+        return Painting(
+            images=tuple(progress.images[i] for i in sorted(progress.images)),
+            accepted=progress.accepted,
+            placements=tuple(progress.placements),
+            swapped=progress.swapped,
+            finished=progress.finished,
+            blocked=tuple(progress.blocked[i] for i in sorted(progress.blocked)),
+        )
 
     async def _resuming(
         self, progress: _Progress, *, timeout_s: float, metadata: Sequence[tuple[str, str]]

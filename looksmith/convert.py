@@ -248,6 +248,8 @@ def brand_from_pb(message: brand_pb2.Brand) -> Brand:
         ),
         version=message.version,
         update_time=time_from_pb(message.update_time, "update_time") if message.HasField("update_time") else None,
+        default_width=message.default_width,
+        default_height=message.default_height,
     )
 
 
@@ -268,4 +270,6 @@ def brand_to_pb(brand: Brand) -> brand_pb2.Brand:
         ),
         version=brand.version,
         update_time=time_to_pb(brand.update_time),
+        default_width=brand.default_width,
+        default_height=brand.default_height,
     )

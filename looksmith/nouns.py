@@ -13,6 +13,8 @@ from datetime import datetime
 from enum import IntEnum, StrEnum
 
 PRODUCTION = "production"
+#: Why an image was blocked: by the safety checker of its recipe.
+SAFETY_CHECKER = "SAFETY_CHECKER"
 MAX_ADAPTERS = 3
 MAX_WEIGHT = 2.0
 #: Of each of a brand's texts: a hundred records, a list's usual page, must fit in one message.
@@ -274,6 +276,8 @@ class Brand:
     limits: BrandLimits = BrandLimits()
     version: int = 0
     update_time: datetime | None = None
+    default_width: int = 0
+    default_height: int = 0
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
@@ -292,6 +296,14 @@ class Brand:
             raise Malformed("prompt_template", "must hold {prompt} exactly once")
         if not 0 < self.fair_share_weight <= 1000:
             raise Malformed("fair_share_weight", f"must be over 0 and at most 1000, not {self.fair_share_weight}")
+        if bool(self.default_width) is not bool(self.default_height):
+            lacking = "default_height" if self.default_width else "default_width"
+            raise Malformed(lacking, "is 0; a default size has both default_width and default_height, or neither")
+
+    @property
+    def default_size(self) -> tuple[int, int] | None:
+        """(width, height) of a picture whose request names neither; None: the recipe's first."""
+        return (self.default_width, self.default_height) if self.default_width else None
 
     def final_prompt(self, prompt: str) -> str:
         return self.prompt_template.replace("{prompt}", prompt) if self.prompt_template else prompt

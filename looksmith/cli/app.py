@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from looksmith.cli import access, demo, fleet, history, painting, publishing, up, upkeep
+from looksmith.cli import access, brand_records, demo, fleet, history, painting, publishing, up, upkeep
 
 HELP = """Publish brands' LoRA adapters, paint with them, and see where and how fast it was done.
 
@@ -40,7 +40,13 @@ for command, example in (
     (fleet.usage, "looksmith usage inkwell --since '2026-11-22 14:00:00'"),
 ):
     app.command(epilog=f"Example: {example}")(command)
-app.add_typer(upkeep.brand, name="brand")
+
+_PUT = "Example: looksmith brand put inkwell --recipe studio --size 128x128"
+_DELETE = "Example: looksmith brand delete inkwell --confirm inkwell"
+brand = typer.Typer(no_args_is_help=True, help="Change or erase a brand.", epilog=_PUT)
+brand.command(epilog=_PUT)(brand_records.put)
+brand.command(epilog=_DELETE)(upkeep.delete)
+app.add_typer(brand, name="brand")
 
 
 if __name__ == "__main__":

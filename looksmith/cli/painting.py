@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from looksmith.cli.calls import ROUTER_DEFAULT, TRACES_DEFAULT, Brand, Json, Router, as_dict, parse_ref, reaching, run
 from looksmith.cli.terminal import Problem, half_blocks, note, out, print_json, progress, say
 from looksmith.cli.waterfall import fetch_trace, waterfall
-from looksmith.client import Looksmith, Painting
+from looksmith.client import Blocked, Looksmith, Painting
+from looksmith.nouns import SAFETY_CHECKER
 from looksmith.v1 import generation_pb2 as pb
 
 
@@ -60,8 +61,9 @@ def generate(
         files = _save(painting, folder, brand)
         if json:
             print_json(_as_json(painting, files, trace_id))
+            _check_delivered(painting)
             return
-        if show:
+        if show and painting.images:
             out.print(half_blocks([i.data for i in painting.images[:4]], columns=32, width=out.width))
         _tell(painting, files)
         if trace:
@@ -70,6 +72,7 @@ def generate(
                 raise Problem(f"no trace {trace_id} at {traces}", 6)
             say(f"trace {trace_id}")
             out.print(waterfall(spans, width=out.width))
+        _check_delivered(painting)
 
     run(work())
 
@@ -113,6 +116,7 @@ def _as_json(painting: Painting, files: list[Path], trace_id: str) -> dict[str, 
     return {
         "files": [str(f) for f in files],
         "seeds": [str(i.seed) for i in painting.images],
+        "blocked": [{"image": b.index, "seed": str(b.seed), "reason": b.reason} for b in painting.blocked],
         "trace_id": trace_id,
         "accepted": as_dict(painting.accepted),
         "placed": as_dict(painting.placed),
@@ -128,6 +132,8 @@ def _tell(painting: Painting, files: list[Path]) -> None:
     where = ", ".join(shared) if len(shared) > 1 else f"{done.worker} ({painting.placed.reason})"
     for file in files:
         say(str(file))
+    for blocked in painting.blocked:
+        note(_in_words(blocked))
     say(
         f"{used} on {where}; "
         f"swap {done.timings.swap_visible.ToMilliseconds()} ms visible, "
@@ -135,3 +141,19 @@ def _tell(painting: Painting, files: list[Path]) -> None:
     )
     for warning in dict.fromkeys((*painting.accepted.warnings, *done.warnings)):
         note(warning)
+
+
+def _in_words(blocked: Blocked) -> str:
+    """The same words whatever is printed; a reason of a newer server is told as it came."""
+    by = "the safety checker" if blocked.reason == SAFETY_CHECKER else blocked.reason or "its worker"
+    return f"image {blocked.index} was blocked by {by}"
+
+
+def _check_delivered(painting: Painting) -> None:
+    """The request went well, and yet there is nothing to see: scripts must be able to tell.
+
+    Raises:
+        Problem: every picture was blocked.
+    """
+    if painting.blocked and not painting.images:
+        raise Problem("nothing was delivered: every image was blocked", 4)

@@ -171,10 +171,18 @@ def brands(*, registry: Registry = REGISTRY_DEFAULT, json: Json = False) -> None
             print_json(as_dict(listed))
             return
         rows = [
-            (b.name, b.display_name, ", ".join(f"{u.adapter} x{u.weight:g}" for u in b.default_adapters), b.recipe)
+            (
+                b.name,
+                b.display_name,
+                ", ".join(f"{u.adapter} x{u.weight:g}" for u in b.default_adapters),
+                b.recipe,
+                f"{b.default_width}x{b.default_height}" if b.default_width else "",
+            )
             for b in listed.brands
         ]
-        out.print(table(("brand", "for people", "default adapters", "recipe"), rows, expendable=("for people",)))
+        columns = ("brand", "for people", "default adapters", "recipe", "size")
+        shown = len(columns) if any(size for *_, size in rows) else len(columns) - 1
+        out.print(table(columns[:shown], [row[:shown] for row in rows], expendable=("for people",)))
 
     run(work())
 

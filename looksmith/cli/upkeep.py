@@ -16,17 +16,7 @@ _KIND = "STORE_FAULT_KIND_"
 #: Seconds that a look at the whole store may take.
 _LONG_S = 3600.0
 
-_EXAMPLE = "Example: looksmith brand delete inkwell --confirm inkwell"
 
-brand = typer.Typer(no_args_is_help=True, help="Erase a brand.", epilog=_EXAMPLE)
-
-
-@brand.callback()
-def whole() -> None:
-    """A group, though it has one command as yet."""
-
-
-@brand.command(epilog=_EXAMPLE)
 def delete(
     name: Brand,
     *,

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from looksmith.v1 import adapter_pb2 as looksmith_dot_v1_dot_adapter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18looksmith/v1/brand.proto\x12\x0clooksmith.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1alooksmith/v1/adapter.proto\"\xa9\x02\n\x05\x42rand\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x32\n\x10\x64\x65\x66\x61ult_adapters\x18\x03 \x03(\x0b\x32\x18.looksmith.v1.AdapterUse\x12\x17\n\x0fprompt_template\x18\x04 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x05 \x01(\t\x12\x0e\n\x06recipe\x18\x06 \x01(\t\x12\x19\n\x11\x66\x61ir_share_weight\x18\x07 \x01(\x01\x12)\n\x06limits\x18\x08 \x01(\x0b\x32\x19.looksmith.v1.BrandLimits\x12\x0f\n\x07version\x18\t \x01(\x04\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x84\x01\n\x0b\x42randLimits\x12\x17\n\x0fmax_queued_jobs\x18\x01 \x01(\r\x12\x1e\n\x16max_images_per_request\x18\x02 \x01(\r\x12\"\n\x1amax_gpu_seconds_per_minute\x18\x03 \x01(\x01\x12\x18\n\x10max_stored_bytes\x18\x04 \x01(\x04\"i\n\x0fPutBrandRequest\x12\"\n\x05\x62rand\x18\x01 \x01(\x0b\x32\x13.looksmith.v1.Brand\x12\x1d\n\x10\x65xpected_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"6\n\x10PutBrandResponse\x12\"\n\x05\x62rand\x18\x01 \x01(\x0b\x32\x13.looksmith.v1.Brand\"\x1f\n\x0fGetBrandRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetBrandResponse\x12\"\n\x05\x62rand\x18\x01 \x01(\x0b\x32\x13.looksmith.v1.Brand\":\n\x11ListBrandsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListBrandsResponse\x12#\n\x06\x62rands\x18\x01 \x03(\x0b\x32\x13.looksmith.v1.Brand\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\x12\x44\x65leteBrandRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x63onfirm_name\x18\x02 \x01(\t\"*\n\x13\x44\x65leteBrandResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x04\x32\xc9\x02\n\x0c\x42randService\x12I\n\x08PutBrand\x12\x1d.looksmith.v1.PutBrandRequest\x1a\x1e.looksmith.v1.PutBrandResponse\x12I\n\x08GetBrand\x12\x1d.looksmith.v1.GetBrandRequest\x1a\x1e.looksmith.v1.GetBrandResponse\x12O\n\nListBrands\x12\x1f.looksmith.v1.ListBrandsRequest\x1a .looksmith.v1.ListBrandsResponse\x12R\n\x0b\x44\x65leteBrand\x12 .looksmith.v1.DeleteBrandRequest\x1a!.looksmith.v1.DeleteBrandResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18looksmith/v1/brand.proto\x12\x0clooksmith.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1alooksmith/v1/adapter.proto\"\xd8\x02\n\x05\x42rand\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x32\n\x10\x64\x65\x66\x61ult_adapters\x18\x03 \x03(\x0b\x32\x18.looksmith.v1.AdapterUse\x12\x17\n\x0fprompt_template\x18\x04 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x05 \x01(\t\x12\x0e\n\x06recipe\x18\x06 \x01(\t\x12\x19\n\x11\x66\x61ir_share_weight\x18\x07 \x01(\x01\x12)\n\x06limits\x18\x08 \x01(\x0b\x32\x19.looksmith.v1.BrandLimits\x12\x0f\n\x07version\x18\t \x01(\x04\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rdefault_width\x18\x0b \x01(\r\x12\x16\n\x0e\x64\x65\x66\x61ult_height\x18\x0c \x01(\r\"\x84\x01\n\x0b\x42randLimits\x12\x17\n\x0fmax_queued_jobs\x18\x01 \x01(\r\x12\x1e\n\x16max_images_per_request\x18\x02 \x01(\r\x12\"\n\x1amax_gpu_seconds_per_minute\x18\x03 \x01(\x01\x12\x18\n\x10max_stored_bytes\x18\x04 \x01(\x04\"i\n\x0fPutBrandRequest\x12\"\n\x05\x62rand\x18\x01 \x01(\x0b\x32\x13.looksmith.v1.Brand\x12\x1d\n\x10\x65xpected_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"6\n\x10PutBrandResponse\x12\"\n\x05\x62rand\x18\x01 \x01(\x0b\x32\x13.looksmith.v1.Brand\"\x1f\n\x0fGetBrandRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetBrandResponse\x12\"\n\x05\x62rand\x18\x01 \x01(\x0b\x32\x13.looksmith.v1.Brand\":\n\x11ListBrandsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListBrandsResponse\x12#\n\x06\x62rands\x18\x01 \x03(\x0b\x32\x13.looksmith.v1.Brand\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\x12\x44\x65leteBrandRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x63onfirm_name\x18\x02 \x01(\t\"*\n\x13\x44\x65leteBrandResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x04\x32\xc9\x02\n\x0c\x42randService\x12I\n\x08PutBrand\x12\x1d.looksmith.v1.PutBrandRequest\x1a\x1e.looksmith.v1.PutBrandResponse\x12I\n\x08GetBrand\x12\x1d.looksmith.v1.GetBrandRequest\x1a\x1e.looksmith.v1.GetBrandResponse\x12O\n\nListBrands\x12\x1f.looksmith.v1.ListBrandsRequest\x1a .looksmith.v1.ListBrandsResponse\x12R\n\x0b\x44\x65leteBrand\x12 .looksmith.v1.DeleteBrandRequest\x1a!.looksmith.v1.DeleteBrandResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,25 +34,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'looksmith.v1.brand_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BRAND']._serialized_start=104
-  _globals['_BRAND']._serialized_end=401
-  _globals['_BRANDLIMITS']._serialized_start=404
-  _globals['_BRANDLIMITS']._serialized_end=536
-  _globals['_PUTBRANDREQUEST']._serialized_start=538
-  _globals['_PUTBRANDREQUEST']._serialized_end=643
-  _globals['_PUTBRANDRESPONSE']._serialized_start=645
-  _globals['_PUTBRANDRESPONSE']._serialized_end=699
-  _globals['_GETBRANDREQUEST']._serialized_start=701
-  _globals['_GETBRANDREQUEST']._serialized_end=732
-  _globals['_GETBRANDRESPONSE']._serialized_start=734
-  _globals['_GETBRANDRESPONSE']._serialized_end=788
-  _globals['_LISTBRANDSREQUEST']._serialized_start=790
-  _globals['_LISTBRANDSREQUEST']._serialized_end=848
-  _globals['_LISTBRANDSRESPONSE']._serialized_start=850
-  _globals['_LISTBRANDSRESPONSE']._serialized_end=932
-  _globals['_DELETEBRANDREQUEST']._serialized_start=934
-  _globals['_DELETEBRANDREQUEST']._serialized_end=990
-  _globals['_DELETEBRANDRESPONSE']._serialized_start=992
-  _globals['_DELETEBRANDRESPONSE']._serialized_end=1034
-  _globals['_BRANDSERVICE']._serialized_start=1037
-  _globals['_BRANDSERVICE']._serialized_end=1366
+  _globals['_BRAND']._serialized_end=448
+  _globals['_BRANDLIMITS']._serialized_start=451
+  _globals['_BRANDLIMITS']._serialized_end=583
+  _globals['_PUTBRANDREQUEST']._serialized_start=585
+  _globals['_PUTBRANDREQUEST']._serialized_end=690
+  _globals['_PUTBRANDRESPONSE']._serialized_start=692
+  _globals['_PUTBRANDRESPONSE']._serialized_end=746
+  _globals['_GETBRANDREQUEST']._serialized_start=748
+  _globals['_GETBRANDREQUEST']._serialized_end=779
+  _globals['_GETBRANDRESPONSE']._serialized_start=781
+  _globals['_GETBRANDRESPONSE']._serialized_end=835
+  _globals['_LISTBRANDSREQUEST']._serialized_start=837
+  _globals['_LISTBRANDSREQUEST']._serialized_end=895
+  _globals['_LISTBRANDSRESPONSE']._serialized_start=897
+  _globals['_LISTBRANDSRESPONSE']._serialized_end=979
+  _globals['_DELETEBRANDREQUEST']._serialized_start=981
+  _globals['_DELETEBRANDREQUEST']._serialized_end=1037
+  _globals['_DELETEBRANDRESPONSE']._serialized_start=1039
+  _globals['_DELETEBRANDRESPONSE']._serialized_end=1081
+  _globals['_BRANDSERVICE']._serialized_start=1084
+  _globals['_BRANDSERVICE']._serialized_end=1413
 # @@protoc_insertion_point(module_scope)

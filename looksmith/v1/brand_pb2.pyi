@@ -36,6 +36,8 @@ class Brand(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    DEFAULT_WIDTH_FIELD_NUMBER: _builtins.int
+    DEFAULT_HEIGHT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, the brand's identity everywhere. Required; INVALID_ARGUMENT unless it matches [a-z0-9][a-z0-9-]{0,62}."""
     display_name: _builtins.str
@@ -50,6 +52,13 @@ class Brand(_message.Message):
     """Share of the fleet relative to other brands while they compete. 0: 1. INVALID_ARGUMENT if negative or over 1000."""
     version: _builtins.int
     """Version of the record: 1 when created, one more with each put. Ignored in a put."""
+    default_width: _builtins.int
+    """Width in pixels of a request that names neither width nor height. 0: the first size of the recipe. INVALID_ARGUMENT
+    if only one of default_width and default_height is 0; requests fail with INVALID_ARGUMENT (SIZE_UNSUPPORTED) while
+    their recipe does not paint the size.
+    """
+    default_height: _builtins.int
+    """Height in pixels of a request that names neither width nor height. 0: the first size of the recipe."""
     @_builtins.property
     def default_adapters(self) -> _containers.RepeatedCompositeFieldContainer[_adapter_pb2.AdapterUse]:
         """Adapters of a request that names none, at most three. Empty: the base's own look."""
@@ -75,10 +84,12 @@ class Brand(_message.Message):
         limits: Global___BrandLimits | None = ...,
         version: _builtins.int = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        default_width: _builtins.int = ...,
+        default_height: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_adapters", b"default_adapters", "display_name", b"display_name", "fair_share_weight", b"fair_share_weight", "limits", b"limits", "name", b"name", "negative_prompt", b"negative_prompt", "prompt_template", b"prompt_template", "recipe", b"recipe", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_adapters", b"default_adapters", "default_height", b"default_height", "default_width", b"default_width", "display_name", b"display_name", "fair_share_weight", b"fair_share_weight", "limits", b"limits", "name", b"name", "negative_prompt", b"negative_prompt", "prompt_template", b"prompt_template", "recipe", b"recipe", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -129,9 +129,11 @@ class GenerateRequest(_message.Message):
     names it.
     """
     width: _builtins.int
-    """Width in pixels. 0: the recipe's. INVALID_ARGUMENT (SIZE_UNSUPPORTED) unless the recipe lists width x height."""
+    """Width in pixels. 0: the recipe's; with height 0 the brand's, if it has a default size. INVALID_ARGUMENT
+    (SIZE_UNSUPPORTED) unless the recipe lists width x height.
+    """
     height: _builtins.int
-    """Height in pixels. 0: the recipe's."""
+    """Height in pixels. 0: the recipe's; with width 0 the brand's, if it has a default size."""
     steps: _builtins.int
     """Denoising steps. 0: the recipe's default. INVALID_ARGUMENT (STEPS_UNSUPPORTED) unless the recipe allows them."""
     guidance: _builtins.float
@@ -145,7 +147,7 @@ class GenerateRequest(_message.Message):
     omit_image_bytes: _builtins.bool
     """Leaves the bytes out of image chunks and previews: for grpcurl, whose terminal they would fill."""
     raw_prompt: _builtins.bool
-    """Uses the prompt as it stands, without the brand's template."""
+    """Uses the prompt as it stands, without the brand's template and the adapters' trigger words."""
     allow_truncation: _builtins.bool
     """Paints a prompt that is too long without the words beyond the limit; a warning names them."""
     request_id: _builtins.str
@@ -162,8 +164,8 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def images_done(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Indices of images that the caller already holds; they are neither painted nor sent. INVALID_ARGUMENT if one is not
-        below count.
+        """Indices of images that the caller already holds, or knows to be blocked; they are neither painted nor sent.
+        INVALID_ARGUMENT if one is not below count.
         """
 
     @_builtins.property
@@ -230,7 +232,7 @@ class Pinned(_message.Message):
     recipe_digest: _builtins.str
     """Digest of the recipe, 64 lower-case hex digits."""
     final_prompt: _builtins.str
-    """Prompt after the brand's template."""
+    """Prompt after the brand's template and the adapters' trigger words."""
     attempt: _builtins.int
     """Number of this attempt, from 1."""
     router: _builtins.str
@@ -277,6 +279,7 @@ class GenerateResponse(_message.Message):
     IMAGE_RESTARTED_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     QUEUED_FIELD_NUMBER: _builtins.int
+    IMAGE_BLOCKED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def accepted(self) -> Global___Accepted:
         """The request is valid, and everything it left open is settled. Comes once, and before all else but queued."""
@@ -311,11 +314,15 @@ class GenerateResponse(_message.Message):
 
     @_builtins.property
     def finished(self) -> Global___Finished:
-        """All images are complete. Last message."""
+        """All images are complete or blocked. Last message."""
 
     @_builtins.property
     def queued(self) -> Global___Queued:
         """The request waits its turn, or for a worker. Comes every few seconds while it does, at times before accepted."""
+
+    @_builtins.property
+    def image_blocked(self) -> Global___ImageBlocked:
+        """An image is painted and withheld. It comes in place of the image's chunks and its image_done."""
 
     def __init__(
         self,
@@ -330,12 +337,13 @@ class GenerateResponse(_message.Message):
         image_restarted: Global___ImageRestarted | None = ...,
         finished: Global___Finished | None = ...,
         queued: Global___Queued | None = ...,
+        image_blocked: Global___ImageBlocked | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "chunk", b"chunk", "event", b"event", "finished", b"finished", "image_done", b"image_done", "image_restarted", b"image_restarted", "placed", b"placed", "preview", b"preview", "queued", b"queued", "step", b"step", "swapped", b"swapped"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "chunk", b"chunk", "event", b"event", "finished", b"finished", "image_blocked", b"image_blocked", "image_done", b"image_done", "image_restarted", b"image_restarted", "placed", b"placed", "preview", b"preview", "queued", b"queued", "step", b"step", "swapped", b"swapped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "chunk", b"chunk", "event", b"event", "finished", b"finished", "image_done", b"image_done", "image_restarted", b"image_restarted", "placed", b"placed", "preview", b"preview", "queued", b"queued", "step", b"step", "swapped", b"swapped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "chunk", b"chunk", "event", b"event", "finished", b"finished", "image_blocked", b"image_blocked", "image_done", b"image_done", "image_restarted", b"image_restarted", "placed", b"placed", "preview", b"preview", "queued", b"queued", "step", b"step", "swapped", b"swapped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "placed", "swapped", "step", "preview", "chunk", "image_done", "image_restarted", "finished", "queued"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "placed", "swapped", "step", "preview", "chunk", "image_done", "image_restarted", "finished", "queued", "image_blocked"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -388,6 +396,8 @@ class Accepted(_message.Message):
     RECIPE_DIGEST_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     STALE_SINCE_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Identity of the request; repeat it to retry."""
     seed: _builtins.int
@@ -396,6 +406,10 @@ class Accepted(_message.Message):
     """Name of the recipe."""
     recipe_digest: _builtins.str
     """Digest of the recipe, 64 lower-case hex digits."""
+    width: _builtins.int
+    """Width of the images in pixels."""
+    height: _builtins.int
+    """Height of the images in pixels."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_adapter_pb2.PinnedAdapter]:
         """Adapters with exact version and digest."""
@@ -418,10 +432,12 @@ class Accepted(_message.Message):
         recipe_digest: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         stale_since: _timestamp_pb2.Timestamp | None = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stale_since", b"stale_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "recipe", b"recipe", "recipe_digest", b"recipe_digest", "request_id", b"request_id", "seed", b"seed", "stale_since", b"stale_since", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "height", b"height", "recipe", b"recipe", "recipe_digest", b"recipe_digest", "request_id", b"request_id", "seed", b"seed", "stale_since", b"stale_since", "warnings", b"warnings", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -676,6 +692,38 @@ class ImageDone(_message.Message):
 Global___ImageDone: _TypeAlias = ImageDone  # noqa: Y015
 
 @_typing.final
+class ImageBlocked(_message.Message):
+    """ImageBlocked closes an image that nobody may see: neither its bytes nor another picture in its place are sent. The
+    other images and finished come as always, and the same request with the same seed would be blocked again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    image: _builtins.int
+    """Index of the image, from 0."""
+    seed: _builtins.int
+    """Seed that painted it."""
+    reason: _builtins.str
+    """What blocked it, in a word that stays the same: "SAFETY_CHECKER", that of the recipe."""
+    def __init__(
+        self,
+        *,
+        image: _builtins.int = ...,
+        seed: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "reason", b"reason", "seed", b"seed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageBlocked: _TypeAlias = ImageBlocked  # noqa: Y015
+
+@_typing.final
 class ImageRestarted(_message.Message):
     """ImageRestarted takes back what was sent of an unfinished image."""
 
@@ -725,9 +773,9 @@ class Finished(_message.Message):
     recipe_digest: _builtins.str
     """Digest of the recipe."""
     final_prompt: _builtins.str
-    """Prompt as the text encoder saw it."""
+    """Prompt as the text encoder saw it: with the adapters' trigger words and the brand's template, unless raw_prompt."""
     gpu_seconds: _builtins.float
-    """Seconds of the device that the request is charged for."""
+    """Seconds of the device that the request is charged for, those of blocked images among them."""
     attempts: _builtins.int
     """Attempts that it took: 1 more for every worker that failed."""
     @_builtins.property

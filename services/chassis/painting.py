@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from looksmith.errors import FailedPrecondition, InvalidField
 from looksmith.nouns import AdapterUse, Brand, PinnedAdapter, Resolved, VersionState
+from services.chassis.final_prompt import final_prompt
 
 MAX_IMAGES = 16
 MAX_PROMPT_CHARACTERS = 8000
@@ -148,16 +149,17 @@ def derived_seed(request_id: str) -> int:
     return int.from_bytes(hashlib.sha256(b"seed\0" + request_id.encode()).digest()[:8])
 
 
-def content_digest(request: PaintRequest, *, seed: int, adapters: Sequence[PinnedAdapter], recipe: str) -> str:
+def content_digest(request: PaintRequest, settled: Settled) -> str:
     """Identity of what a request id stands for.
 
-    Leaves out what may change between tries: images_done, progress, previews and omit_image_bytes. A seed, version or
-    recipe that is spelled out counts the same as the one the id was pinned to.
+    Leaves out what may change between tries: images_done, progress, previews and omit_image_bytes. A seed, version,
+    size or recipe that is spelled out counts the same as the one the id was pinned to.
     """
     may_change = {"images_done", "report_steps", "preview_every", "omit_image_bytes", "pinned"}
-    settled = {"adapters", "no_adapters", "recipe", "seed"}
-    kept = {name: value for name, value in asdict(request).items() if name not in may_change | settled}
-    kept |= {"seed": seed, "recipe": recipe, "pinned_adapters": [asdict(a) for a in adapters]}
+    pinned = {"adapters", "no_adapters", "recipe", "seed", "width", "height"}
+    kept = {name: value for name, value in asdict(request).items() if name not in may_change | pinned}
+    kept |= {"seed": settled.seed, "recipe": settled.recipe.name, "size": [settled.width, settled.height]}
+    kept |= {"pinned_adapters": [asdict(adapter) for adapter in settled.adapters]}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -183,7 +185,7 @@ def settle(
     limit = brand.limits.max_images_per_request
     if limit and request.count > limit:
         raise InvalidField("count", f"brand {brand.name} may ask for {limit} images", reason="COUNT_UNSUPPORTED")
-    width, height = _size(request, recipe)
+    width, height = _size(request, brand, recipe)
     steps = request.steps or recipe.default_steps
     if steps not in recipe.steps:
         allowed = ", ".join(map(str, recipe.steps))
@@ -195,6 +197,8 @@ def settle(
         raise InvalidField("guidance", message, reason="GUIDANCE_UNSUPPORTED")
     uses = request.uses(brand)
     negative = brand.negative_prompt if request.negative_prompt is None else request.negative_prompt
+    trigger_words = [word for use in uses for word in resolved[use].version.manifest.lineage.trigger_words]
+    prompt = final_prompt(request.prompt, brand=brand, trigger_words=trigger_words)
     return Settled(
         request=request,
         recipe=recipe,
@@ -207,20 +211,24 @@ def settle(
         height=height,
         steps=steps,
         guidance=guidance,
-        final_prompt=request.prompt if request.raw_prompt else brand.final_prompt(request.prompt),
+        final_prompt=request.prompt if request.raw_prompt else prompt,
         negative_prompt=negative if guidance > 1 else "",
         warnings=tuple(w for use in uses for w in _check_base(resolved[use], recipe)),
     )
 
 
-def _size(request: PaintRequest, recipe: RecipeFacts) -> tuple[int, int]:
+def _size(request: PaintRequest, brand: Brand, recipe: RecipeFacts) -> tuple[int, int]:
+    """The request's, where it names any of it; else the brand's; else the recipe's."""
     default_width, default_height = recipe.sizes[0]
     size = (request.width or default_width, request.height or default_height)
+    whose = ""
+    if brand.default_size and not (request.width or request.height):
+        size, whose = brand.default_size, "brand.default_"
     if size not in recipe.sizes:
         field = "width" if size[0] not in {w for w, _ in recipe.sizes} else "height"
         sizes = ", ".join(f"{w}x{h}" for w, h in recipe.sizes)
         message = f"recipe {recipe.name} paints {sizes}, not {size[0]}x{size[1]}"
-        raise InvalidField(field, message, reason="SIZE_UNSUPPORTED")
+        raise InvalidField(whose + field, message, reason="SIZE_UNSUPPORTED")
     return size
 
 

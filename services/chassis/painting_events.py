@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from looksmith.nouns import Tier
+from looksmith.nouns import SAFETY_CHECKER, Tier
 from services.chassis.painting import ImageFormat, Settled
 
 
@@ -94,6 +94,15 @@ class ImageDone:
 
 
 @dataclass(frozen=True)
+class ImageBlocked:
+    """An image is painted, and nobody may see it; ``reason`` is a word that stays the same."""
+
+    image: int
+    seed: int
+    reason: str = SAFETY_CHECKER
+
+
+@dataclass(frozen=True)
 class ImageRestarted:
     """The chunks of an image that have come so far are void: another worker sends it from the start."""
 
@@ -124,4 +133,6 @@ class Finished:
     attempts: int
 
 
-Event = Queued | Accepted | Placed | Swapped | Step | Preview | Chunk | ImageDone | ImageRestarted | Finished
+Event = (
+    Queued | Accepted | Placed | Swapped | Step | Preview | Chunk | ImageDone | ImageBlocked | ImageRestarted | Finished
+)

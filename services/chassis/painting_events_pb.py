@@ -9,6 +9,7 @@ from services.chassis.painting_events import (
     Chunk,
     Event,
     Finished,
+    ImageBlocked,
     ImageDone,
     ImageRestarted,
     Placed,
@@ -40,6 +41,8 @@ def event_to_pb(event: Event) -> pb.GenerateResponse:  # noqa: C901, PLR0911  # 
             return pb.GenerateResponse(chunk=pb.ImageChunk(image=image, offset=offset, data=data))
         case ImageDone():
             return pb.GenerateResponse(image_done=_image_done_to_pb(event))
+        case ImageBlocked(image, seed, reason):
+            return pb.GenerateResponse(image_blocked=pb.ImageBlocked(image=image, seed=seed, reason=reason))
         case ImageRestarted(image):
             return pb.GenerateResponse(image_restarted=pb.ImageRestarted(image=image))
         case Finished():
@@ -63,6 +66,8 @@ def _accepted_to_pb(accepted: Accepted) -> pb.Accepted:
         recipe_digest=settled.recipe.digest,
         warnings=settled.warnings,
         stale_since=convert.time_to_pb(accepted.stale_since),
+        width=settled.width,
+        height=settled.height,
     )
 
 

@@ -18,7 +18,7 @@ import structlog
 
 from services.gpu_worker.clock import Clock
 from services.gpu_worker.crowding import crowding
-from services.gpu_worker.engine.protocol import Engine, Event, ImageReady
+from services.gpu_worker.engine.protocol import Engine, Event, ImageBlocked, ImageReady
 from services.gpu_worker.progress import Progress
 
 log = structlog.get_logger()
@@ -108,7 +108,7 @@ class EngineThread:
         except Exception as error:  # the thread must outlive whatever an engine raises
             log.exception("engine.failed")
             self._tell(self._on_failure, error)
-        self.progress.end(painted=any(isinstance(event, ImageReady) for event in events))
+        self.progress.end(painted=any(isinstance(event, ImageReady | ImageBlocked) for event in events))
         if events:
             self._tell(self._on_events, events)
         return events

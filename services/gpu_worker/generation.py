@@ -23,6 +23,7 @@ from services.chassis.painting_events import (
     Chunk,
     Event,
     Finished,
+    ImageBlocked,
     ImageDone,
     Placed,
     Preview,
@@ -33,6 +34,7 @@ from services.chassis.painting_events import (
 from services.gpu_worker import telemetry
 from services.gpu_worker.clock import Clock, seconds
 from services.gpu_worker.encode import encode
+from services.gpu_worker.engine import protocol
 from services.gpu_worker.engine.protocol import (
     EngineJob,
     ImageReady,
@@ -77,6 +79,7 @@ class _Spent:
     bound: Bound | None = None
     stages: defaultdict[Stage, float] = field(default_factory=lambda: defaultdict(float))
     gpu_seconds: float = 0.0
+    blocked: int = 0  # images
 
 
 class Generation:
@@ -124,9 +127,9 @@ class Generation:
                 async for event in painting.events:
                     async for reply in self._replies(event, settled, spent):
                         yield reply
-        telemetry.images_painted.add(len(job.images), {"brand": request.brand})
+        telemetry.images_painted.add(len(job.images) - spent.blocked, {"brand": request.brand})
         telemetry.gpu_seconds.add(spent.gpu_seconds, {"brand": request.brand})
-        log.info("job.painted", images=len(job.images), gpu_seconds=round(spent.gpu_seconds, 4))
+        log.info("job.painted", images=len(job.images), blocked=spent.blocked, gpu_seconds=round(spent.gpu_seconds, 4))
         yield Finished(self._worker, self._engine, settled, self._timings(spent, arrived), spent.gpu_seconds, attempt)
 
     async def end_refused(self) -> None:
@@ -153,9 +156,7 @@ class Generation:
             RequestIdReused: the earlier request under this id had other content.
         """
         identity = settled.request.request_id
-        content = content_digest(
-            settled.request, seed=settled.seed, adapters=settled.adapters, recipe=settled.recipe.name
-        )
+        content = content_digest(settled.request, settled)
         current = _Try(content, settled, painting)
         known = self._tries[identity]
         try:
@@ -191,11 +192,13 @@ class Generation:
             case ImageReady():
                 async for reply in self._image(event, settled.request, spent):
                     yield reply
+            case protocol.ImageBlocked():
+                blocked = ImageBlocked(event.image, event.seed)
+                telemetry.record_blocked(blocked, recipe=settled.recipe.name)
+                spent.blocked += 1
+                yield blocked
             case JobDone():
-                spent.gpu_seconds = event.gpu_seconds
-                if not settled.images_to_paint:  # every trace tells how long denoising took, if only that it took none
-                    now = self._clock()
-                    telemetry.record_stage(StageDone(event.job, Stage.DENOISE, now, now))
+                self._job_done(event, settled, spent)
 
     async def _image(self, ready: ImageReady, request: PaintRequest, spent: _Spent) -> AsyncIterator[Event]:
         began = self._clock()
@@ -216,6 +219,12 @@ class Generation:
             height=ready.pixels.height,
         )
         telemetry.span("send", encoded, self._clock(), {"looksmith.bytes": len(data)})
+
+    def _job_done(self, done: JobDone, settled: Settled, spent: _Spent) -> None:
+        spent.gpu_seconds = done.gpu_seconds
+        if not settled.images_to_paint:  # every trace tells how long denoising took, if only that it took none
+            now = self._clock()
+            telemetry.record_stage(StageDone(done.job, Stage.DENOISE, now, now))
 
     def _timings(self, spent: _Spent, arrived: int) -> Timings:
         bound = spent.bound

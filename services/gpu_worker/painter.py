@@ -22,6 +22,7 @@ from services.gpu_worker.costs import MeasuredCosts, StepTimes, Work
 from services.gpu_worker.engine.protocol import (
     EngineJob,
     Event,
+    ImageBlocked,
     ImageReady,
     JobDone,
     JobFailed,
@@ -54,8 +55,8 @@ class Bound:
     wait_end_ns: int
 
 
-#: What a job tells, in this order: Bound, then per image stages, steps, previews and the image, then JobDone.
-JobEvent = Bound | StageDone | StepDone | PreviewReady | ImageReady | JobDone
+#: What a job tells, in this order: Bound, then per image stages, steps, previews and how it ended, then JobDone.
+JobEvent = Bound | StageDone | StepDone | PreviewReady | ImageReady | ImageBlocked | JobDone
 
 
 @dataclass(frozen=True)
@@ -330,7 +331,7 @@ class Painter:
                 case JobDone() if job.curtailed and not job.complete:
                     self._give_up(job, job.curtailed)
                     continue
-                case ImageReady():
+                case ImageReady() | ImageBlocked():
                     job.painted += 1
                 case JobDone(gpu_seconds=spent):
                     if not job.engine_job.reproducible:  # its batches are padded beyond what they are called

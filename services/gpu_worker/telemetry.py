@@ -10,6 +10,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.util.types import AttributeValue
 
 from looksmith.nouns import Tier
+from services.chassis.painting_events import ImageBlocked
 from services.gpu_worker.clock import seconds
 from services.gpu_worker.engine.protocol import Stage, StageDone
 from services.gpu_worker.painter import Bound, Painter
@@ -23,7 +24,10 @@ swap_seconds = meter.create_histogram(
 )
 wait_seconds = meter.create_histogram("looksmith_worker_wait", unit="s", description="Time jobs waited for their turn.")
 denoise_seconds = meter.create_histogram("looksmith_worker_denoise", unit="s", description="Denoising of one image.")
-images_painted = meter.create_counter("looksmith_worker_images", description="Images painted, by brand.")
+images_painted = meter.create_counter("looksmith_worker_images", description="Images painted and sent, by brand.")
+images_blocked = meter.create_counter(
+    "looksmith_worker_images_blocked", description="Images painted and withheld, by recipe and reason."
+)
 gpu_seconds = meter.create_counter(
     "looksmith_worker_gpu_seconds", unit="s", description="Seconds of the device, by brand."
 )
@@ -55,6 +59,13 @@ def record_stage(done: StageDone) -> None:
         denoise_seconds.record(seconds(done.start_ns, done.end_ns))
     else:
         span(done.stage.value, done.start_ns, done.end_ns)
+
+
+def record_blocked(blocked: ImageBlocked, *, recipe: str) -> None:
+    images_blocked.add(1, {"recipe": recipe, "reason": blocked.reason})
+    trace.get_current_span().add_event(
+        "image.blocked", {"looksmith.image": blocked.image, "looksmith.reason": blocked.reason}
+    )
 
 
 def observe(painter: Painter, tiers: AdapterTiers) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from opentelemetry import trace
@@ -83,7 +83,7 @@ class Admission:
         with tracer.start_as_current_span("admit", record_exception=False) as span:
             remembered = self._memory.recall(request.request_id)
             settled, resolved, brand = await self._settle(request, remembered)
-            content = content_digest(request, seed=settled.seed, adapters=settled.adapters, recipe=settled.recipe.name)
+            content = content_digest(request, settled)
             settled, this_try = self._memory.begin(settled, resolved, content)
             span.set_attributes(
                 {
@@ -113,6 +113,9 @@ class Admission:
         known = remembered.settled.recipe.name if remembered else ""
         name = request.recipe or known or brand.recipe or self._default_recipe
         recipe = find_recipe(name, self._fleet.snapshot())
+        if remembered and remembered.settled.recipe.name == recipe.name and not (request.width or request.height):
+            # The brand may have another default size by now, which this recipe need not even paint.
+            request = replace(request, width=remembered.settled.width, height=remembered.settled.height)
         resolved = await self._resolve(brand, request.uses(brand), remembered)
         return settle(request, brand=brand, resolved=resolved, recipe=recipe), resolved, brand
 

@@ -104,6 +104,10 @@ class Attempt:
                     async for event in self.call:
                         self.begun = True
                         finished = finished or event.kind is Kind.FINISHED
+                        if event.kind is Kind.IMAGE_BLOCKED:
+                            span.add_event(
+                                "image.blocked", {"looksmith.image": event.image, "looksmith.reason": event.reason}
+                            )
                         yield event
                 except WORKER_FAILURES:
                     if not finished:  # else the caller has all there is, and a connection lost now harms nobody

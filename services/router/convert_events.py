@@ -17,6 +17,8 @@ def worker_event_from_pb(message: pb.GenerateResponse) -> WorkerEvent:
             return WorkerEvent(kind, message, image=message.chunk.image)
         case Kind.IMAGE_DONE:
             return WorkerEvent(kind, message, image=message.image_done.image)
+        case Kind.IMAGE_BLOCKED:
+            return WorkerEvent(kind, message, image=message.image_blocked.image, reason=message.image_blocked.reason)
         case Kind.FINISHED:
             return WorkerEvent(kind, message, gpu_seconds=message.finished.gpu_seconds)
     return WorkerEvent(kind, message)

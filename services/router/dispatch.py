@@ -218,6 +218,10 @@ class Dispatcher:
         if event.kind is Kind.IMAGE_DONE:
             metrics.images.add(1, {"brand": run.brand})
             self._usage.add(run.brand, images=1)
+        elif event.kind is Kind.IMAGE_BLOCKED:
+            recipe = run.admitted.settled.recipe.name
+            metrics.images_blocked.add(1, {"recipe": recipe, "reason": event.reason})
+            log.info("image.blocked", image=event.image, recipe=recipe, reason=event.reason)
         if event.kind is not Kind.FINISHED:
             return event
         self._fleet.succeeded(worker)

@@ -21,6 +21,7 @@ class Kind(StrEnum):
     PREVIEW = "preview"
     CHUNK = "chunk"
     IMAGE_DONE = "image_done"
+    IMAGE_BLOCKED = "image_blocked"
     IMAGE_RESTARTED = "image_restarted"
     FINISHED = "finished"
     QUEUED = "queued"
@@ -29,12 +30,16 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class WorkerEvent:
-    """One message of a worker. ``message`` is opaque; ``image`` is the image it is about; 0 where it is about none."""
+    """One message of a worker. ``message`` is opaque; ``image`` is the image it is about; 0 where it is about none.
+
+    ``reason`` is why the image was blocked.
+    """
 
     kind: Kind
     message: object
     image: int = 0
     gpu_seconds: float = 0.0
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ end_to_end = meter.create_histogram(
 queued = meter.create_histogram("looksmith_queue", unit="s", description="From admission to the first placement.")
 attempts = meter.create_counter("looksmith_attempts", description="Attempts at workers that ended, by outcome.")
 images = meter.create_counter("looksmith_images", description="Images delivered, by brand.")
+images_blocked = meter.create_counter(
+    "looksmith_images_blocked", description="Images painted and withheld, by recipe and reason."
+)
 gpu_seconds = meter.create_counter("looksmith_gpu", unit="s", description="GPU-seconds charged, by brand.")
 
 

@@ -38,7 +38,7 @@ class Portion:
     def note(self, event: WorkerEvent) -> None:
         if event.kind is Kind.CHUNK:
             self.partial.add(event.image)
-        elif event.kind is Kind.IMAGE_DONE:
+        elif event.kind in {Kind.IMAGE_DONE, Kind.IMAGE_BLOCKED}:
             self.partial.discard(event.image)
             request = self.settled.request
             self.settled = replace(

@@ -17,6 +17,7 @@ from services.gpu_worker.engine.pretence import Pretence, picture
 from services.gpu_worker.engine.protocol import (
     EngineJob,
     Event,
+    ImageBlocked,
     ImageReady,
     ImageTask,
     JobDone,
@@ -40,7 +41,10 @@ class Costs:
 
 
 class FakeEngine(Pretence):
-    """Counts what it does: ``steps_done`` is for assertions."""
+    """Counts what it does: ``steps_done`` is for assertions.
+
+    ``blocks`` is its safety checker: says of a job and the index of one of its pictures whether to withhold that.
+    """
 
     name = "fake"
     max_rows = 1
@@ -54,8 +58,10 @@ class FakeEngine(Pretence):
         clock: Clock | None = None,
         sleep: Callable[[float], None] = time.sleep,
         slots: int = 8,
+        blocks: Callable[[EngineJob, int], bool] = lambda _job, _image: False,
     ) -> None:
         super().__init__(recipes, slots=slots)
+        self._blocks = blocks
         self.steps_done = 0
         self._costs, self._clock, self._sleep = costs, clock or steady_clock(), sleep
         self._running: tuple[EngineJob, Iterator[list[Event]]] | None = None
@@ -107,8 +113,13 @@ class FakeEngine(Pretence):
             denoised = StageDone(job.id, Stage.DENOISE, started, self._clock(), steps=job.steps, batch=1)
             decoded = self._stage(job, Stage.VAE_DECODE, self._costs.decode)
             self._under_way = False
-            yield [denoised, decoded, ImageReady(job.id, task.image, task.seed, picture(job, task.seed))]
+            yield [denoised, decoded, self._seen(job, task)]
         yield [JobDone(job.id, seconds(began, self._clock()))]
+
+    def _seen(self, job: EngineJob, task: ImageTask) -> ImageReady | ImageBlocked:
+        if self._blocks(job, task.image):
+            return ImageBlocked(job.id, task.image, task.seed)
+        return ImageReady(job.id, task.image, task.seed, picture(job, task.seed))
 
     def _stage(self, job: EngineJob, stage: Stage, cost: float) -> StageDone:
         start = self._clock()

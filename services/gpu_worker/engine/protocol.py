@@ -119,6 +119,15 @@ class ImageReady:
 
 
 @dataclass(frozen=True)
+class ImageBlocked:
+    """A picture that the recipe's safety checker withholds. Comes in place of its ImageReady, and has no pixels."""
+
+    job: str
+    image: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class JobDone:
     """The last event of a job. ``gpu_seconds`` are those of the device that the job is charged for."""
 
@@ -134,7 +143,7 @@ class JobFailed:
     error: Exception
 
 
-Event = StageDone | StepDone | PreviewReady | ImageReady | JobDone | JobFailed
+Event = StageDone | StepDone | PreviewReady | ImageReady | ImageBlocked | JobDone | JobFailed
 
 
 class AdapterNotPlaced(LookupError):

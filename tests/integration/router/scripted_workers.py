@@ -18,7 +18,7 @@ from services.chassis.server import ServedApi, grpc_server
 from services.chassis.settings import ServiceSettings
 from services.gpu_worker.errors import WorkerFull
 from services.router.client import FleetClient, FleetSession, Heartbeat
-from tests.unit.router.router_parts import registration
+from tests.unit.router.router_parts import Changes, registration
 
 GENERATION = "looksmith.v1.ImageGenerationService"
 CHUNK = 256 * 1024
@@ -81,6 +81,11 @@ def image_of(request: pb.GenerateRequest, image: int) -> list[pb.GenerateRespons
     return [*chunks(image, data), pb.GenerateResponse(image_done=done)]
 
 
+def blocked(request: pb.GenerateRequest, image: int) -> pb.GenerateResponse:
+    told = pb.ImageBlocked(image=image, seed=request.seed + image, reason="SAFETY_CHECKER")
+    return pb.GenerateResponse(image_blocked=told)
+
+
 def left(request: pb.GenerateRequest) -> list[int]:
     return [i for i in range(request.count) if i not in request.images_done]
 
@@ -93,6 +98,15 @@ async def paints(worker: ScriptedWorker, request: pb.GenerateRequest) -> AsyncIt
     finished = pb.Finished(worker=worker.name, engine="scripted", gpu_seconds=1.5, adapters=request.pinned.adapters)
     finished.timings.denoise.FromSeconds(2)
     yield pb.GenerateResponse(finished=finished)
+
+
+async def blocks_odd_images(worker: ScriptedWorker, request: pb.GenerateRequest) -> AsyncIterator[pb.GenerateResponse]:
+    async for response in paints(worker, request):
+        image = response.chunk.image if response.HasField("chunk") else response.image_done.image
+        if image % 2 == 0:
+            yield response
+        elif response.HasField("image_done"):
+            yield blocked(request, image)
 
 
 async def hangs(worker: ScriptedWorker, request: pb.GenerateRequest) -> AsyncIterator[pb.GenerateResponse]:
@@ -112,6 +126,15 @@ async def dies_within_the_second_image(
     worker: ScriptedWorker, request: pb.GenerateRequest
 ) -> AsyncIterator[pb.GenerateResponse]:
     for response in (*image_of(request, 0), image_of(request, 1)[0]):
+        yield response
+    worker.die()
+    await asyncio.Event().wait()
+
+
+async def blocks_the_second_image_and_dies_within_the_third(
+    worker: ScriptedWorker, request: pb.GenerateRequest
+) -> AsyncIterator[pb.GenerateResponse]:
+    for response in (*image_of(request, 0), blocked(request, 1), image_of(request, 2)[0]):
         yield response
     worker.die()
     await asyncio.Event().wait()
@@ -144,12 +167,12 @@ async def worker_server(name: str, act: Act) -> AsyncIterator[tuple[ScriptedWork
 
 @asynccontextmanager
 async def joined_worker(
-    router: str, name: str, act: Act = paints, residency: dict[str, Tier] | None = None
+    router: str, name: str, act: Act = paints, residency: dict[str, Tier] | None = None, **facts: Changes
 ) -> AsyncIterator[ScriptedWorker]:
-    """A worker that has joined the router at that address when the block begins."""
+    """A worker that has joined the router at that address when the block begins. ``facts`` are its registration's."""
     async with worker_server(name, act) as (worker, address):
         client = await worker.life.enter_async_context(FleetClient.connect(router))
-        who = registration(name, incarnation=f"{name} of this test", address=address)
+        who = registration(name, incarnation=f"{name} of this test", address=address, **facts)
         session = await worker.life.enter_async_context(client.join(who))
         await anext(session)  # Welcome
         await session.send(Heartbeat(1, full=True, residency=residency or {}))

@@ -10,6 +10,7 @@ from looksmith.nouns import (
     AdapterVersion,
     Brand,
     BrandLimits,
+    Lineage,
     PinnedAdapter,
     Resolved,
     VersionState,
@@ -25,8 +26,11 @@ BRAND = Brand("inkwell", default_adapters=(AdapterUse("house-style", weight=0.8)
 USE = BRAND.default_adapters[0]
 
 
-def resolved(*, family: str = "studio", base: str = BASE, state: VersionState = VersionState.READY) -> Resolved:
-    manifest = AdapterManifest(family, base, "peft", 108, 1, (16,), ("unet",), convolutions=False)
+def resolved(
+    *, family: str = "studio", base: str = BASE, state: VersionState = VersionState.READY, words: tuple[str, ...] = ()
+) -> Resolved:
+    lineage = Lineage(trigger_words=words)
+    manifest = AdapterManifest(family, base, "peft", 108, 1, (16,), ("unet",), convolutions=False, lineage=lineage)
     now = datetime(2026, 11, 22, tzinfo=UTC)
     return Resolved(AdapterVersion("inkwell", "house-style", 3, HEX, 10, manifest, now, state), seq=4)
 
@@ -45,6 +49,53 @@ def test_brand_and_recipe_fill_what_the_request_leaves_open() -> None:
     assert (job.width, job.height, job.steps, job.guidance) == (128, 128, 4, 0.0)
     assert job.final_prompt == "a red mug, inked"
     assert settled(asked(raw_prompt=True)).final_prompt == "a red mug"
+
+
+def test_trigger_words_of_the_adapters_used_go_in_front_in_the_adapters_order() -> None:
+    first, second = AdapterUse("logo", weight=0.2), AdapterUse("house-style")
+    known = {first: resolved(words=("acme logo",)), second: resolved(words=("thick ink", "Inked"))}
+    request = asked(adapters=(first, second))
+    job = settle(request, brand=BRAND, resolved=known, recipe=RECIPE)
+    assert job.final_prompt == "acme logo, thick ink, a red mug, inked", "the template says the last one itself"
+    swapped = settle(replace(request, adapters=(second, first)), brand=BRAND, resolved=known, recipe=RECIPE)
+    assert swapped.final_prompt == "thick ink, acme logo, a red mug, inked"
+    raw = settle(replace(request, raw_prompt=True), brand=BRAND, resolved=known, recipe=RECIPE)
+    assert raw.final_prompt == "a red mug"
+    bare = settle(asked(no_adapters=True), brand=BRAND, resolved={}, recipe=RECIPE)
+    assert bare.final_prompt == "a red mug, inked"
+
+
+SIZES = replace(RECIPE, sizes=((128, 128), (192, 128), (128, 192)))
+WIDE = replace(BRAND, default_width=192, default_height=128)
+
+
+@pytest.mark.parametrize(
+    ("brand", "changes", "size"),
+    [
+        (WIDE, {}, (192, 128)),
+        (BRAND, {}, (128, 128)),
+        (WIDE, {"width": 128, "height": 192}, (128, 192)),
+        (WIDE, {"width": 128}, (128, 128)),
+        (WIDE, {"height": 192}, (128, 192)),
+    ],
+    ids=["the brand's", "the recipe's first", "the request's", "its width alone", "its height alone"],
+)
+def test_a_request_s_size_goes_before_the_brand_s_and_that_before_the_recipe_s(
+    brand: Brand, changes: dict[str, object], size: tuple[int, int]
+) -> None:
+    job = settle(asked(**changes), brand=brand, resolved={USE: resolved()}, recipe=SIZES)
+    assert (job.width, job.height) == size
+
+
+@pytest.mark.parametrize(("size", "field"), [((768, 128), "brand.default_width"), ((192, 512), "brand.default_height")])
+def test_a_brand_s_size_that_the_recipe_does_not_paint_is_refused_by_the_record_s_field(
+    size: tuple[int, int], field: str
+) -> None:
+    brand = replace(BRAND, default_width=size[0], default_height=size[1])
+    with pytest.raises(InvalidArgument, match=f"studio paints 128x128, 192x128, 128x192, not {size[0]}x") as caught:
+        settle(asked(), brand=brand, resolved={USE: resolved()}, recipe=SIZES)
+    assert (caught.value.violations[0].field, caught.value.reason) == (field, "SIZE_UNSUPPORTED")
+    assert settle(asked(width=128), brand=brand, resolved={USE: resolved()}, recipe=SIZES).width == 128
 
 
 def test_a_seed_that_is_not_named_follows_from_the_request_id() -> None:
@@ -109,16 +160,19 @@ def test_an_adapter_of_a_sister_base_is_served_with_a_warning() -> None:
 
 def test_content_ignores_what_may_change_between_tries() -> None:
     first = settled(asked(count=2))
-    pinned = first.adapters
 
     def content(request: PaintRequest) -> str:
-        return content_digest(request, seed=first.seed, adapters=pinned, recipe=request.recipe or "studio")
+        recipe = replace(RECIPE, name=request.recipe or "studio")
+        width, height = request.width or first.width, request.height or first.height
+        return content_digest(request, replace(first, recipe=recipe, width=width, height=height))
 
     same = asked(count=2, images_done=frozenset({0}), report_steps=True, preview_every=1, omit_image_bytes=True)
     assert content(same) == content(asked(count=2))
     assert content(asked(count=2, seed=first.seed)) == content(asked(count=2))
     assert content(asked(count=2, recipe="studio")) == content(asked(count=2))
     assert content(asked(count=2, recipe="oils")) != content(asked(count=2))
+    assert content(asked(count=2, width=128, height=128)) == content(asked(count=2))
+    assert content(asked(count=2, width=192)) != content(asked(count=2))
     assert content(asked(count=2, prompt="a blue mug")) != content(asked(count=2))
 
 

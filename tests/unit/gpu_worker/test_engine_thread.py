@@ -11,6 +11,7 @@ from services.gpu_worker.clock import steady_clock
 from services.gpu_worker.engine.fake import Costs, FakeEngine
 from services.gpu_worker.engine.protocol import Event, JobDone, StepDone
 from services.gpu_worker.engine_thread import EngineThread
+from services.gpu_worker.progress import LEAST_S, UNKNOWN_S
 from tests.unit.gpu_worker.worker_parts import engine_job, eventually, facts
 
 
@@ -39,6 +40,19 @@ async def test_events_arrive_in_order_on_the_event_loop() -> None:
         await thread.call(lambda: engine.start(engine_job()))
         await eventually(lambda: any(isinstance(event, JobDone) for event in ear.events))
     assert [event.step for event in ear.events if isinstance(event, StepDone)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+async def test_how_long_units_take_is_known_once_a_picture_is_painted_though_nobody_may_see_it(
+    blocked: bool,  # noqa: FBT001  # pytest gives it by name
+) -> None:
+    engine = FakeEngine([facts()], blocks=lambda _job, _image: blocked)
+    async with EngineThread(engine, clock=steady_clock()) as thread:
+        ear = Ear(thread)
+        assert thread.progress._limit_s() == UNKNOWN_S
+        await thread.call(lambda: engine.start(engine_job()))
+        await eventually(lambda: any(isinstance(event, JobDone) for event in ear.events))
+        assert thread.progress._limit_s() == LEAST_S
 
 
 async def test_commands_run_between_steps_and_need_not_wait_for_the_job() -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -153,6 +155,55 @@ async def test_images_the_caller_holds_are_neither_painted_nor_sent(tmp_path: Pa
     done = [response.image_done for response in responses if response.HasField("image_done")]
     assert [(d.image, d.seed) for d in done] == [(1, 11), (3, 13)]
     assert engine.steps_done == 4
+
+
+def counts(reader: InMemoryMetricReader) -> dict[str, dict[tuple[str, ...], float]]:
+    """Counters by name, each by the values of its attributes."""
+    data = reader.get_metrics_data()
+    assert data
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for metric in data.resource_metrics[0].scope_metrics[0].metrics:
+        points = [point for point in metric.data.data_points if isinstance(point, NumberDataPoint)]
+        found[metric.name] = {tuple(map(str, (p.attributes or {}).values())): p.value for p in points}
+    return found
+
+
+async def test_a_blocked_picture_is_told_in_its_place_without_bytes_and_counted_apart(
+    tmp_path: Path, registry: FilesRegistry, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = InMemoryMetricReader()
+    meter = MeterProvider([reader]).get_meter("test")
+    for name in ("images_painted", "images_blocked", "gpu_seconds"):
+        monkeypatch.setattr(telemetry, name, meter.create_counter(name))
+    request = pb.GenerateRequest(brand="acme", prompt="a kite", count=3, seed=10)
+    async with worker(tmp_path, registry, FakeEngine([facts()], blocks=lambda _job, image: image == 1)) as client:
+        responses = await answers(client, request)
+        await eventually(lambda: any(s.name == "worker.generate" for s in spans.get_finished_spans()))
+    assert kinds(responses)[3:] == ["chunk", "image_done", "image_blocked", "chunk", "image_done", "finished"]
+    assert only(responses, "image_blocked").image_blocked == pb.ImageBlocked(image=1, seed=11, reason="SAFETY_CHECKER")
+    assert set(images(responses)) == {0, 2}
+    told = counts(reader)
+    assert (told["images_painted"], told["images_blocked"]) == (
+        {("acme",): 2},
+        {("studio", "SAFETY_CHECKER"): 1},
+    )
+    charged = only(responses, "finished").finished.gpu_seconds
+    assert told["gpu_seconds"] == {("acme",): charged} and charged > 0
+    root = next(span for span in spans.get_finished_spans() if span.name == "worker.generate")
+    (event,) = root.events
+    assert (event.name, dict(event.attributes or {})) == (
+        "image.blocked",
+        {"looksmith.image": 1, "looksmith.reason": "SAFETY_CHECKER"},
+    )
+
+
+async def test_a_request_all_of_whose_pictures_are_blocked_finishes_as_any_other(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    request = pb.GenerateRequest(brand="acme", prompt="a kite", count=2)
+    async with worker(tmp_path, registry, FakeEngine([facts()], blocks=lambda _job, _image: True)) as client:
+        responses = await answers(client, request)
+    assert kinds(responses) == ["accepted", "placed", "swapped", "image_blocked", "image_blocked", "finished"]
 
 
 async def test_bytes_are_left_out_when_asked_but_the_digest_is_theirs(tmp_path: Path, registry: FilesRegistry) -> None:

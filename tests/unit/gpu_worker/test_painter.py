@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -12,7 +12,15 @@ from looksmith.errors import Internal
 from looksmith.nouns import Tier
 from services.gpu_worker.clock import steady_clock
 from services.gpu_worker.engine.fake import Costs, FakeEngine
-from services.gpu_worker.engine.protocol import EngineJob, Event, ImageReady, ImageTask, JobDone, StepDone
+from services.gpu_worker.engine.protocol import (
+    EngineJob,
+    Event,
+    ImageBlocked,
+    ImageReady,
+    ImageTask,
+    JobDone,
+    StepDone,
+)
 from services.gpu_worker.engine.timed import TimedEngine
 from services.gpu_worker.engine.timed_costs import TimedCosts
 from services.gpu_worker.errors import DigestMismatch, Superseded, WorkerDraining, WorkerFull
@@ -24,11 +32,13 @@ from tests.unit.gpu_worker.worker_parts import FilesRegistry, adapter_tiers, con
 class SteppedEngine(FakeEngine):
     """Does a step for each that a test allows, and remembers the order of jobs."""
 
-    def __init__(self, allowed: int = 10_000) -> None:
+    def __init__(
+        self, allowed: int = 10_000, *, blocks: Callable[[EngineJob, int], bool] = lambda _job, _image: False
+    ) -> None:
         self.gate = threading.Semaphore(allowed)
         self.started: list[str] = []
         self.steps_begun = 0
-        super().__init__([facts()], costs=Costs(step=1), sleep=self._step)
+        super().__init__([facts()], costs=Costs(step=1), sleep=self._step, blocks=blocks)
 
     def start(self, job: EngineJob) -> None:
         self.started.append(job.id)
@@ -273,6 +283,25 @@ async def test_a_curtailed_job_paints_what_has_begun_and_then_ends_with_the_erro
         assert not painter.mishaps, "nothing went wrong"
         assert painter.costs.known() == (), "of a part of a job, a job's costs can't be told"
         assert await events_of(painter, engine_job("next"))
+
+
+async def test_a_blocked_picture_counts_as_one_of_its_job_s_that_then_ends_well(
+    tmp_path: Path, registry: FilesRegistry
+) -> None:
+    engine = SteppedEngine(allowed=6, blocks=lambda _job, image: image == 0)
+    async with painting(tmp_path, registry, engine) as painter:
+        async with painter.painting(engine_job(images=SIXTEEN[:2])) as mine:
+            events = [await anext(mine.events)]
+            while not isinstance(events[-1], StepDone) or (events[-1].image, events[-1].step) != (1, 2):
+                events.append(await anext(mine.events))
+            curtailing = asyncio.create_task(mine.curtail(Superseded("r1")))
+            await eventually(lambda: not painter._thread._commands.empty())
+            engine.gate.release(100)
+            await curtailing
+            events += [event async for event in mine.events]
+        assert [type(e) for e in events if isinstance(e, ImageBlocked | ImageReady)] == [ImageBlocked, ImageReady]
+        assert isinstance(events[-1], JobDone), "all its pictures had begun: there was nothing left to curtail"
+        assert not painter.mishaps
 
 
 async def test_a_router_whose_job_is_here_is_not_forgotten_for_others(tmp_path: Path, registry: FilesRegistry) -> None:

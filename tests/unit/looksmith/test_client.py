@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from looksmith.client import Looksmith
+from looksmith.client import Blocked, Looksmith
 from looksmith.errors import DataLoss, DeadlineExceeded, NotFound, Unavailable
 from looksmith.v1 import adapter_pb2
 from looksmith.v1 import generation_pb2 as pb
@@ -56,7 +56,15 @@ async def routers(*scripts: Script) -> AsyncIterator[tuple[Looksmith, list[Route
 def accepted() -> pb.GenerateResponse:
     pinned = adapter_pb2.PinnedAdapter(adapter="house-style", version=3, digest="0f" * 32, weight=0.8)
     return pb.GenerateResponse(
-        accepted=pb.Accepted(request_id="r1", seed=99, adapters=[pinned], recipe="studio", recipe_digest="aa" * 32)
+        accepted=pb.Accepted(
+            request_id="r1",
+            seed=99,
+            adapters=[pinned],
+            recipe="studio",
+            recipe_digest="aa" * 32,
+            width=768,
+            height=512,
+        )
     )
 
 
@@ -122,12 +130,13 @@ async def test_paints_every_image_once() -> None:
     assert painting.finished.worker == "w"
 
 
-async def test_goes_on_at_another_router_with_seed_and_versions_pinned() -> None:
+async def test_goes_on_at_another_router_with_seed_size_and_versions_pinned() -> None:
     async with routers(dies_within_image_one, paints_all) as (client, (first, second)):
         painting = await client.paint(ASKED)
     assert [i.data for i in painting.images] == [b"picture 0", b"picture 1", b"picture 2"]
     again = second.asked[0]
     assert (again.request_id, again.seed, list(again.images_done)) == (first.asked[0].request_id, 99, [0])
+    assert (again.recipe, again.width, again.height) == ("studio", 768, 512)
     assert [(a.adapter, a.version, a.weight) for a in again.adapters] == [("house-style", 3, 0.8)]
 
 
@@ -167,6 +176,54 @@ async def test_a_damaged_image_is_never_handed_over() -> None:
 async def test_a_restarted_image_drops_what_came_before() -> None:
     async with routers(restarts) as (client, _):
         assert [i.data for i in (await client.paint(ASKED)).images] == [b"picture 0"]
+
+
+def blocked(index: int) -> pb.GenerateResponse:
+    told = pb.ImageBlocked(image=index, seed=99 + index, reason="SAFETY_CHECKER")
+    return pb.GenerateResponse(image_blocked=told)
+
+
+async def blocks_image_one(request: pb.GenerateRequest) -> AsyncIterator[pb.GenerateResponse]:
+    yield accepted()
+    for i in (i for i in range(request.count) if i not in request.images_done):
+        for message in [blocked(i)] if i == 1 else image(i, b"picture %d" % i):
+            yield message
+    yield finished()
+
+
+async def blocks_image_one_and_dies(request: pb.GenerateRequest) -> AsyncIterator[pb.GenerateResponse]:
+    yield accepted()
+    yield blocked(1)
+    yield image(0, b"pict")[0]
+    raise ConnectionError
+
+
+async def blocks_all(request: pb.GenerateRequest) -> AsyncIterator[pb.GenerateResponse]:
+    yield accepted()
+    for i in range(request.count):
+        yield blocked(i)
+    yield finished()
+
+
+async def test_a_blocked_image_is_told_beside_those_that_came() -> None:
+    async with routers(blocks_image_one) as (client, _):
+        painting = await client.paint(ASKED)
+    assert [i.index for i in painting.images] == [0, 2]
+    assert painting.blocked == (Blocked(1, 100, "SAFETY_CHECKER"),)
+
+
+async def test_a_blocked_image_is_not_asked_for_again_at_another_router() -> None:
+    async with routers(blocks_image_one_and_dies, paints_all) as (client, (_, second)):
+        painting = await client.paint(ASKED)
+    assert list(second.asked[0].images_done) == [1]
+    assert ([i.index for i in painting.images], [b.index for b in painting.blocked]) == ([0, 2], [1])
+
+
+async def test_a_request_all_of_whose_images_are_blocked_ends_without_an_error() -> None:
+    async with routers(blocks_all) as (client, _):
+        painting = await client.paint(ASKED)
+    assert (painting.images, [b.index for b in painting.blocked]) == ((), [0, 1, 2])
+    assert painting.finished.worker == "w"
 
 
 async def test_the_time_limit_covers_all_tries() -> None:

@@ -40,7 +40,18 @@ def test_records_survive_the_wire() -> None:
         "b", "a", 2, HEX, 1234, MANIFEST, NOW, VersionState.YANKED, publisher="me", note="n", labels={"k": "v"}
     )
     brand = Brand(
-        "b", "B", (AdapterUse("a", 3, 0.8),), "{prompt}!", "grey", "studio", 2.0, BrandLimits(1, 2, 3.5, 4), 9, NOW
+        "b",
+        "B",
+        (AdapterUse("a", 3, 0.8),),
+        "{prompt}!",
+        "grey",
+        "studio",
+        2.0,
+        BrandLimits(1, 2, 3.5, 4),
+        9,
+        NOW,
+        default_width=768,
+        default_height=512,
     )
     pinned = PinnedAdapter("a", 2, HEX, 0.25)
     assert convert.adapter_from_pb(convert.adapter_to_pb(adapter)) == adapter

@@ -21,6 +21,8 @@ HEX = "ab" * 32
         (lambda: Brand("b", prompt_template="{prompt} and {prompt}"), "prompt_template"),
         (lambda: Brand("b", prompt_template="no place"), "prompt_template"),
         (lambda: Brand("b", fair_share_weight=-1), "fair_share_weight"),
+        (lambda: Brand("b", default_width=768), "default_height"),
+        (lambda: Brand("b", default_height=512), "default_width"),
         (lambda: Brand("b", default_adapters=tuple(AdapterUse(n) for n in "abcd")), "default_adapters"),
     ],
 )

@@ -89,6 +89,7 @@ async def test_a_bad_field_is_named(channel: grpc.aio.Channel, method: str, requ
         (brand_pb2.Brand(), "name"),
         (brand_pb2.Brand(name="b", prompt_template="no place"), "prompt_template"),
         (brand_pb2.Brand(name="b", fair_share_weight=-1), "fair_share_weight"),
+        (brand_pb2.Brand(name="b", default_width=768), "default_height"),
         (
             brand_pb2.Brand(name="b", default_adapters=[adapter_pb2.AdapterUse(adapter="a", weight=9)]),
             "default_adapters[0].weight",

@@ -5,7 +5,7 @@ import pytest
 
 from looksmith.errors import FailedPrecondition, InvalidField, LooksmithError, NotFound
 from looksmith.nouns import AdapterRef, AdapterUse, Brand
-from services.chassis.painting import Pinned, derived_seed
+from services.chassis.painting import Pinned, Settled, derived_seed
 from services.registry.client import FakeRegistryClient
 from services.router.admission import Admission, find_recipe
 from services.router.errors import NoWorker, RecipeAmbiguous, RecipeNotFound, RequestIdReused
@@ -125,7 +125,7 @@ async def test_retry_may_spell_out_all_that_was_settled_as_a_client_does_that_re
 ) -> None:
     first = (await admission.admit(request())).settled
     uses = tuple(AdapterUse(a.adapter, a.version, a.weight) for a in first.adapters)
-    again = request(seed=first.seed, recipe=first.recipe.name, adapters=uses)
+    again = request(seed=first.seed, recipe=first.recipe.name, adapters=uses, width=first.width, height=first.height)
     assert replace((await admission.admit(again)).settled, request=first.request) == first
     brands.brands["plain"] = Brand("plain")
     first = (await admission.admit(request("r2", brand="plain"))).settled
@@ -143,6 +143,27 @@ async def test_retry_keeps_its_recipe_when_the_brand_has_another_now(
     assert (await admission.admit(request("r2"))).settled.recipe.name == "oils"
     with pytest.raises(RequestIdReused):
         await admission.admit(request(recipe="oils"))
+
+
+async def test_retry_keeps_its_size_when_the_brand_has_another_now(
+    admission: Admission, fleet: Fleet, brands: KnownBrands
+) -> None:
+    def default_size(width: int, height: int) -> None:
+        brands.brands["acme"] = replace(brands.brands["acme"], default_width=width, default_height=height)
+
+    def size(settled: Settled) -> tuple[int, int]:
+        return settled.width, settled.height
+
+    fleet.join(registration(recipes=(recipe(sizes=((64, 64), (96, 64))),)), NoConnection())
+    default_size(96, 64)
+    assert size((await admission.admit(request())).settled) == (96, 64)
+    default_size(64, 64)
+    assert size((await admission.admit(request())).settled) == (96, 64)
+    assert size((await admission.admit(request("r2"))).settled) == (64, 64)
+    default_size(1024, 1024)
+    assert size((await admission.admit(request())).settled) == (96, 64), "though the recipe does not paint the new one"
+    with pytest.raises(RequestIdReused):
+        await admission.admit(request(width=64))
 
 
 async def test_tells_since_when_the_registry_answers_from_memory(admission: Admission, brands: KnownBrands) -> None:

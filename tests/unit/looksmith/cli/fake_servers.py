@@ -51,6 +51,7 @@ class FakeServers(
     usage: list[fleet_pb2.BrandUsage] = field(default_factory=list)
     asked: list[Message] = field(default_factory=list)
     sharing: bool = False  # whether two workers paint a request, after a wait
+    blocked: set[int] = field(default_factory=set)  # images that Generate blocks
     refusal: LooksmithError | None = None
     address: str = ""
 
@@ -172,6 +173,10 @@ class FakeServers(
             placed.images.append(0)
         yield pb.GenerateResponse(placed=placed)
         for i in range(request.count):
+            if i in self.blocked:
+                told = pb.ImageBlocked(image=i, seed=request.seed + i, reason="SAFETY_CHECKER")
+                yield pb.GenerateResponse(image_blocked=told)
+                continue
             yield pb.GenerateResponse(chunk=pb.ImageChunk(image=i, data=PICTURE))
             sha256 = hashlib.sha256(PICTURE).hexdigest()
             yield pb.GenerateResponse(image_done=pb.ImageDone(image=i, seed=request.seed + i, sha256=sha256))

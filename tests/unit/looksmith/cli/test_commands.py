@@ -117,6 +117,14 @@ def test_brands_as_json_are_all_of_them_though_they_come_in_pages(looksmith: Loo
     assert listed["brands"][0]["default_adapters"][0] == {"adapter": "adapter-0", "weight": 0.5}
 
 
+def test_brands_show_default_sizes_where_any_brand_has_one(looksmith: Looksmith, fakes: FakeServers) -> None:
+    assert "size" not in looksmith("brands").stdout.splitlines()[0]
+    fakes.brands[1].default_width, fakes.brands[1].default_height = 768, 512
+    head, harbour, inkwell, _ = looksmith("brands").stdout.splitlines()
+    assert head.split()[-1] == "size"
+    assert (harbour.split()[-1], inkwell.split()[-1]) == ("studio", "768x512")
+
+
 def test_adapters_as_json_are_a_brand_s_or_all_of_them(looksmith: Looksmith) -> None:
     assert len(document(looksmith("adapters", "--json"))["adapters"]) == 3
     (listed,) = document(looksmith("adapters", "inkwell", "--json"))["adapters"]
@@ -322,6 +330,35 @@ def test_generate_names_every_worker_that_shared_the_images(looksmith: Looksmith
     assert alone["placed"]["reason"] == "home, adapter on device"
 
 
+def test_generate_names_the_images_that_were_blocked_and_saves_the_others(
+    looksmith: Looksmith, fakes: FakeServers
+) -> None:
+    fakes.blocked = {2}
+    arguments = ("generate", "inkwell", "a mug", "-n", "3", "--seed", "5")
+    result = looksmith(*arguments)
+    assert (result.exit_code, result.stderr) == (0, "")
+    *files, note, _ = result.stdout.splitlines()
+    assert note == "note: image 2 was blocked by the safety checker"
+    assert [Path(file).stem[-2:] for file in files] == ["-0", "-1"]
+    told = document(looksmith(*arguments, "--json"))
+    assert told["blocked"] == [{"image": 2, "seed": "7", "reason": "SAFETY_CHECKER"}]
+    assert (len(told["files"]), told["seeds"]) == (2, ["5", "6"])
+
+
+@pytest.mark.parametrize("option", [(), ("--json",), ("--show",)])
+def test_generate_exits_with_4_where_every_image_was_blocked(
+    looksmith: Looksmith, fakes: FakeServers, option: tuple[str, ...]
+) -> None:
+    fakes.blocked = {0, 1}
+    result = looksmith("generate", "inkwell", "a mug", "-n", "2", *option)
+    assert (result.exit_code, result.stderr) == (4, "error: nothing was delivered: every image was blocked\n")
+    if option == ("--json",):
+        told = json.loads(result.stdout)
+        assert ([each["image"] for each in told["blocked"]], told["files"]) == ([0, 1], [])
+    else:
+        assert result.stdout.count("was blocked by the safety checker\n") == 2
+
+
 @pytest.mark.parametrize(
     ("refusal", "code", "line"),
     [
@@ -354,6 +391,7 @@ def test_a_refusal_is_one_line_on_standard_error_with_json_too(
         ("usage",),
         ("yank", "b/a@1", "--reason", "r"),
         ("publish", "b/a", __file__),
+        ("brand", "put", "b", "--recipe", "r"),
     ],
     ids=lambda command: command[0],
 )
@@ -388,6 +426,9 @@ def test_a_server_that_is_not_up_is_one_line_with_its_address_and_what_to_do(com
         ("yank", "inkwell/house-style@2", "--reason", "r", "--replacement", "0"),
         ("publish", "b/a@3", __file__),
         ("publish", "b/a", "no-such-file"),
+        ("brand", "put", "b", "--size", "768"),
+        ("brand", "put", "b", "--adapter", "look=strong"),
+        ("brand", "put", "b", "--adapter", "look", "--no-adapters"),
         ("up", "--port", "80"),
     ],
     ids=shlex.join,
