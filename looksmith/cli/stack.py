@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from looksmith.bases.settings import LOCAL_ACCESS_KEY, LOCAL_SECRET_KEY
 from looksmith.cli.processes import Processes
 from looksmith.cli.terminal import Problem
 from looksmith.cli.traces import TraceStore, trace_store
@@ -176,7 +177,7 @@ async def local_stack(
             port = ports.by_name(workers)[name]
             on_phase(f"{name} on 127.0.0.1:{port}, pid {processes.pid(name)}, log {processes.log(name)}")
 
-        store_keys = {"ACCESS_KEY": "looksmith", "SECRET_KEY": "looksmith-local"}
+        store_keys = {"ACCESS_KEY": LOCAL_ACCESS_KEY, "SECRET_KEY": LOCAL_SECRET_KEY}
         await start(
             "store", "services.registry.seaweedfs", f"--folder={folder / 'store'}", f"--port={ports.store}",
             *(f"--{key.lower().replace('_', '-')}={value}" for key, value in store_keys.items()),

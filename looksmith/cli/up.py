@@ -47,5 +47,6 @@ def _settings(stack: Stack) -> str:
         return ""
     return (
         f", after `export LOOKSMITH_ROUTERS={stack.router} LOOKSMITH_REGISTRY={stack.registry} "
-        f"LOOKSMITH_TRACES=http://127.0.0.1:{stack.ports.traces}`"
+        f"LOOKSMITH_TRACES=http://127.0.0.1:{stack.ports.traces} "
+        f"LOOKSMITH_STORE_ENDPOINT=127.0.0.1:{stack.ports.store}`"
     )

@@ -106,8 +106,8 @@ async def seaweedfs(
             f"-s3.config={folder / 's3.json'}",
             "-s3.port.iceberg=0",  # else fixed ports, of which a machine has one each
             "-s3.port.lance=0",
-            "-volume.max=100",  # a bucket takes 7 volumes at once
-            "-master.volumeSizeLimitMB=64",
+            "-volume.max=100",  # a bucket takes 7 volumes at once; with the next, room for 100 GB
+            "-master.volumeSizeLimitMB=1024",
             *(f"-{name}={port}" for name, port in ports.items()),
             stdout=output,
             stderr=output,
