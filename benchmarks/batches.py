@@ -36,7 +36,7 @@ from services.gpu_worker.engine.protocol import (
     JobFailed,
     WeightedAdapter,
 )
-from services.gpu_worker.engine.recipe import read_recipe
+from services.gpu_worker.engine.recipe_file import read_recipe
 from services.gpu_worker.engine.reference import ReferenceEngine
 
 RECIPE = Path("deploy/recipes/studio.toml")

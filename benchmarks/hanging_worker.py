@@ -22,7 +22,7 @@ from services.chassis.telemetry import telemetry
 from services.gpu_worker.clock import steady_clock
 from services.gpu_worker.compose import gpu_worker
 from services.gpu_worker.engine.protocol import Event, ImageReady, Pixels
-from services.gpu_worker.engine.recipe import read_recipe
+from services.gpu_worker.engine.recipe_file import read_recipe
 from services.gpu_worker.engine.timed import TimedEngine
 from services.gpu_worker.engine.timed_costs import TimedCosts
 from services.gpu_worker.settings import WorkerSettings

@@ -18,7 +18,6 @@ from typing import Any
 
 import diffusers
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.bases import new_model
@@ -60,16 +59,22 @@ class StepsOnly(SlotsOnly):
     def load(self) -> None:
         super().load()
         unet: Any = with_bank(new_model(FAMILY, "unet", device=self.device, dtype=DTYPE), self._bank)
-        self._batcher = Batcher(_Conditioned(unet), self._bank, buckets=(1,), device=torch.device(self.device))
-        scheduler = partial(diffusers.DDIMScheduler, timestep_spacing="trailing", clip_sample=False)
+        self._batcher = Batcher(unet, self._bank, buckets=(1,), device=torch.device(self.device))
+        scheduler = diffusers.DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
+        scheduler.set_timesteps(STEPS)
         self._table = sampler_table(scheduler, steps=STEPS, eta=0)
         self._embeds = torch.randn(1, 77, unet.config.cross_attention_dim, dtype=DTYPE, device=self.device)
+        self._added = {
+            "text_embeds": self._embeds.new_zeros(1, 1280),
+            "time_ids": self._embeds.new_tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]]),
+        }
         self._running: dict[Picture, tuple[EngineJob, int]] = {}
 
     def start(self, job: EngineJob) -> None:
         picture = Picture(
             table=self._table,
             embeds=self._embeds,
+            added=self._added,
             uses=tuple(RowUse(adapter.digest, adapter.weight) for adapter in job.adapters),
             guidance=0.0,
             latents=torch.randn(4, SIDE // 8, SIDE // 8, dtype=DTYPE, device=self.device),
@@ -103,30 +108,6 @@ class StepsOnly(SlotsOnly):
                 events.append(StageDone(job.id, Stage.DENOISE, since, ended, steps=STEPS, batch=1))
                 events.append(JobDone(job.id, seconds(since, ended)))
         return events
-
-
-class _Conditioned:
-    """SDXL's UNet with the same size and pooled prompt in every row."""
-
-    def __init__(self, unet: Any) -> None:  # noqa: ANN401  # diffusers is untyped
-        self._unet = unet
-
-    def __call__(
-        self, sample: Tensor, timestep: Tensor, *, encoder_hidden_states: Tensor, return_dict: bool
-    ) -> tuple[Tensor]:
-        rows = len(sample)
-        added = {
-            "text_embeds": sample.new_zeros(rows, 1280),
-            "time_ids": sample.new_tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]] * rows),
-        }
-        result: tuple[Tensor] = self._unet(
-            sample,
-            timestep,
-            encoder_hidden_states=encoder_hidden_states,
-            added_cond_kwargs=added,
-            return_dict=return_dict,
-        )
-        return result
 
 
 class FolderFiles:

@@ -7,46 +7,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
-
 from benchmarks import bases
 from looksmith import lora
-from looksmith.lora import Module, ModuleTable, table_to_json
-from looksmith.lora.tables import COMPONENTS, table_path
+from looksmith.lora import ModuleTable, table_to_json
+from looksmith.lora.tables import COMPONENTS
+from services.gpu_worker.engine.model_table import table_of
 
 TABLES = Path(lora.__file__).parent / "bases"
 
 
-def table_of(family: str) -> ModuleTable:
-    """The linear and convolution layers of a base's UNet and text encoders, from its configs alone."""
-    return ModuleTable(
-        family,
-        "",
-        {
-            component: {
-                table_path(component, path): layer
-                for path, module in bases.new_model(family, component, device="meta").named_modules()
-                if (layer := _layer(module))
-            }
-            for component in COMPONENTS
-            if (bases.FOLDER / family / component).is_dir()
-        },
-    )
-
-
-def _layer(module: nn.Module) -> Module | None:
-    match module:
-        case nn.Linear():
-            return Module("linear", module.in_features, module.out_features)
-        case nn.Conv2d(kernel_size=(int(height), int(width))):
-            return Module("conv", module.in_channels, module.out_channels, (height, width))
-        case _:
-            return None
+def family_table(family: str) -> ModuleTable:
+    """A family's layers, from its configs alone."""
+    models = {
+        component: bases.new_model(family, component, device="meta")
+        for component in COMPONENTS
+        if (bases.FOLDERS[family] / component).is_dir()
+    }
+    return table_of(models, family=family, digest="")
 
 
 def main() -> None:
     for family in bases.FAMILIES:
-        (TABLES / f"{family}.json").write_text(table_to_json(table_of(family)))
+        (TABLES / f"{family}.json").write_text(table_to_json(family_table(family)))
 
 
 if __name__ == "__main__":

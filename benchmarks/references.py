@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from services.gpu_worker.clock import steady_clock
 from services.gpu_worker.engine.protocol import EngineJob, ImageReady, ImageTask, JobFailed, WeightedAdapter
-from services.gpu_worker.engine.recipe import file_digest, read_recipe
+from services.gpu_worker.engine.recipe import file_digest
+from services.gpu_worker.engine.recipe_file import read_recipe
 from services.gpu_worker.engine.reference import ReferenceEngine
 
 RECIPE = Path(__file__).parents[1] / "deploy/recipes/studio.toml"

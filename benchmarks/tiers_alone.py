@@ -56,7 +56,7 @@ class SlotsOnly:
     def close(self) -> None:
         self._open.close()
 
-    def dropped_words(self, prompt: str) -> str:  # noqa: ARG002  # no prompts come
+    def dropped_words(self, recipe: str, prompt: str) -> str:  # noqa: ARG002  # no prompts come
         return ""
 
     def host_size(self, path: Path, digest: str) -> int:

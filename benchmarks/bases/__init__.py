@@ -1,6 +1,7 @@
-"""The published bases at full width: their configs as published, in this folder, and models built from these.
+"""The published bases at full width: models built from their configs.
 
-Weights are random, which is all that speed and memory depend on. What LoRA can adapt is module_tables.py's.
+Weights are random, which is all that speed and memory depend on. What LoRA can adapt is module_tables.py's; the configs
+of the families that recipes name are the engine's.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import torch
 import transformers
 from torch import nn
 
-FAMILIES = ("sd15", "sd2", "sdxl")  # Stable Diffusion 1.5, Stable Diffusion 2.1 and Stable Diffusion XL base 1.0
-FOLDER = Path(__file__).parent
+from services.gpu_worker.engine.families import SKELETONS
+
+#: Stable Diffusion 1.5, Stable Diffusion 2.1 and Stable Diffusion XL base 1.0: the folder of each one's configs.
+FOLDERS = {"sd15": SKELETONS["sd15"], "sd2": Path(__file__).parent / "sd2", "sdxl": SKELETONS["sdxl"]}
+FAMILIES = tuple(FOLDERS)
 
 
 def new_model(
@@ -25,7 +29,7 @@ def new_model(
     Raises:
         FileNotFoundError: the base has no such component.
     """
-    config = json.loads((FOLDER / family / component / "config.json").read_text("utf-8"))
+    config = json.loads((FOLDERS[family] / component / "config.json").read_text("utf-8"))
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # born in its type: SDXL's UNet in float32, only to be rounded, would take 10 GB
     try:

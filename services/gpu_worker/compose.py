@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from services.gpu_worker.departure import OpenCalls, leave
 from services.gpu_worker.disk_cache import DiskCache
 from services.gpu_worker.engine.fake import FakeEngine
 from services.gpu_worker.engine.protocol import Engine
-from services.gpu_worker.engine.recipe import read_recipe
+from services.gpu_worker.engine.recipe import Recipe
+from services.gpu_worker.engine.recipe_file import read_recipe
+from services.gpu_worker.engine.sources import Sources
 from services.gpu_worker.engine.timed import TimedEngine
 from services.gpu_worker.engine.timed_costs import TimedCosts
 from services.gpu_worker.engine_thread import EngineThread
@@ -138,7 +140,8 @@ def make_engine(settings: WorkerSettings, clock: Clock) -> Engine:
     Raises:
         RecipeError: a recipe can't be used.
     """
-    recipes = [read_recipe(Path(recipe)) for recipe in settings.recipes]
+    sources = Sources(bases=settings.bases)
+    recipes = [read_recipe(Path(recipe), sources) for recipe in settings.recipes]
     if settings.engine in {"fake", "timed"}:
         facts = [recipe.facts(base_digest=_NO_WEIGHTS, distill_digest="") for recipe in recipes]
         if settings.engine == "fake":
@@ -150,22 +153,44 @@ def make_engine(settings: WorkerSettings, clock: Clock) -> Engine:
             slots=sum(settings.slots.values()),
             clock=clock,
         )
+    return painting_engine(recipes, settings, clock)
+
+
+def painting_engine(recipes: Sequence[Recipe], settings: WorkerSettings, clock: Clock) -> Engine:
+    """The reference or the bank engine, with one part for each base that the recipes have.
+
+    Raises:
+        RecipeError: recipes can't be served together.
+    """
     # Here and not above: a worker with another engine starts without torch, and torch reads its threads on import.
     from services.gpu_worker.engine.bank_engine import BankEngine  # noqa: PLC0415
     from services.gpu_worker.engine.reference import ReferenceEngine  # noqa: PLC0415
+    from services.gpu_worker.engine.several_bases import SeveralBases  # noqa: PLC0415
 
-    reference = ReferenceEngine(
-        recipes, device=settings.device, threads=settings.threads, slots=settings.peft_slots, clock=clock
-    )
-    if settings.engine == "reference":
-        return reference
-    return BankEngine(
-        reference,
-        slots=settings.slots,
-        batch_sizes=settings.batch_sizes,
-        compiled=settings.disk_cache / "compiled",
-        compiled_bytes=settings.compiled_bytes,
-    )
+    by_base: dict[object, list[Recipe]] = {}
+    for recipe in recipes:
+        by_base.setdefault(recipe.weights, []).append(recipe)
+    engines: list[Engine] = []
+    banks: dict[str, BankEngine] = {}  # by family
+    for alike in by_base.values():
+        reference = ReferenceEngine(
+            alike, device=settings.device, threads=settings.threads, slots=settings.peft_slots, clock=clock
+        )
+        if settings.engine == "reference":
+            engines.append(reference)
+            continue
+        family = alike[0].family
+        bank = BankEngine(
+            reference,
+            slots=settings.slots,
+            batch_sizes=settings.batch_sizes,
+            compiled=settings.disk_cache / "compiled",
+            compiled_bytes=settings.compiled_bytes,
+            beside=banks.get(family),
+        )
+        banks.setdefault(family, bank)
+        engines.append(bank)
+    return engines[0] if len(engines) == 1 else SeveralBases(engines)
 
 
 @asynccontextmanager

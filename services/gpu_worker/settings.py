@@ -66,7 +66,11 @@ class WorkerSettings(ServiceSettings):
     """Folder of adapter files; kept between runs, so that a restart finds them. Required; one worker's own."""
 
     recipes: Names = Field(default=("deploy/recipes/studio.toml",), min_length=1)
-    """Recipe files, separated by commas, all of one base; the first is for requests that name none."""
+    """Recipe files, separated by commas; the first is for requests that name none. Those of one family share a bank."""
+
+    bases: Path | None = None
+    """Folder of copies of bases, which `looksmith base pull` fills; recipes name them by store://bases/NAME@SHA256.
+    Unset: recipes name files and folders, or models of the hub."""
 
     routers: Names = ()
     """Addresses of routers to join, host:port, separated by commas. Empty: none, it serves whoever asks directly."""

@@ -28,7 +28,7 @@ class Settler:
     """``recipes`` are those that the engine serves; the first is for requests and brands that name none."""
 
     def __init__(
-        self, *, registry: Registry, recipes: Sequence[RecipeFacts], dropped_words: Callable[[str], str]
+        self, *, registry: Registry, recipes: Sequence[RecipeFacts], dropped_words: Callable[[str, str], str]
     ) -> None:
         self._registry, self._recipes, self._dropped_words = registry, recipes, dropped_words
 
@@ -39,7 +39,7 @@ class Settler:
             LooksmithError: as services.chassis.painting.settle, RecipeNotServed, PromptTooLong, or the registry's.
         """
         made = await (self._pinned(request, request.pinned) if request.pinned else self._resolved(request))
-        beyond = await asyncio.to_thread(self._dropped_words, made.settled.final_prompt)
+        beyond = await asyncio.to_thread(self._dropped_words, made.settled.recipe.name, made.settled.final_prompt)
         if not beyond:
             return made
         if not request.allow_truncation:

@@ -10,26 +10,23 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from looksmith.lora import LoraModule, ModuleTable, read_modules
+from services.gpu_worker.engine.pipelines import Pipeline
 
-COMPONENTS = ("unet", "text_encoder")
 # A's and B's names, as LoraTensors has them, and as the loaders take them. Under the names that peft gives,
 # load_lora_into_text_encoder fails on an adapter that leaves the attention alone.
-_HALVES = {
-    "unet": {"lora_A": "lora_A", "lora_B": "lora_B"},
-    "text_encoder": {"lora_A": "lora_linear_layer.down", "lora_B": "lora_linear_layer.up"},
-}
+_IN_UNET = {"lora_A": "lora_A", "lora_B": "lora_B"}
+_IN_TEXT_ENCODER = {"lora_A": "lora_linear_layer.down", "lora_B": "lora_linear_layer.up"}
 
 
 @dataclass(frozen=True)
@@ -59,41 +56,25 @@ def read_lora(path: Path, table: ModuleTable) -> LoraTensors:
     return LoraTensors(modules, tensors)
 
 
-def add_lora(pipe: StableDiffusionPipeline, name: str, lora: LoraTensors) -> None:
+def add_lora(pipe: Pipeline, name: str, lora: LoraTensors) -> None:
     """Adds an adapter to the pipeline's models under ``name``.
 
     Raises:
-        RuntimeError: not every module took it, or it adapts a model that is not painted with; none keeps it then.
+        RuntimeError: not every module took it; none keeps it then.
     """
-    if others := sorted({module.component for module in lora.modules} - {*COMPONENTS}):
-        raise RuntimeError(f"adapter {name} adapts {' and '.join(others)}, which this engine does not paint with")
-    loaders: dict[str, Callable[..., None]] = {
-        "unet": pipe.load_lora_into_unet,
-        "text_encoder": pipe.load_lora_into_text_encoder,
-    }
-    for component in COMPONENTS:
+    for component in dict.fromkeys(module.component for module in lora.modules):
         modules = tuple(module for module in lora.modules if module.component == component)
-        if not modules:
-            continue
         model: nn.Module = getattr(pipe, component)
-        paths = {module.path: _path_in(model, module.path) for module in modules}
+        paths = {module.path: path_in(model, module.path) for module in modules}
         tensors = {
             f"{component}.{paths[module.path]}.{half}.weight": lora.tensors[f"{module.name}.{ours}.weight"]
             for module in modules
-            for ours, half in _HALVES[component].items()
+            for ours, half in (_IN_UNET if component == "unet" else _IN_TEXT_ENCODER).items()
         }
         config = {f"{component}.{key}": value for key, value in _lora_config(modules, paths).items()}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are the point
-            loaders[component](
-                tensors,
-                network_alphas=None,
-                adapter_name=name,
-                metadata=config,
-                low_cpu_mem_usage=True,
-                _pipeline=pipe,
-                **{component: model},
-            )
+            _load(pipe, component, tensors, name=name, config=config)
         halves = _halves_of(model, name)
         if len(halves) != 2 * len(modules):
             remove_lora(pipe, name)
@@ -103,13 +84,30 @@ def add_lora(pipe: StableDiffusionPipeline, name: str, lora: LoraTensors) -> Non
                 half.double()
 
 
-def remove_lora(pipe: StableDiffusionPipeline, name: str) -> None:
+def _load(
+    pipe: Pipeline, component: str, tensors: Mapping[str, Tensor], *, name: str, config: Mapping[str, Any]
+) -> None:
+    model = getattr(pipe, component)
+    options = {
+        "network_alphas": None,
+        "adapter_name": name,
+        "metadata": config,
+        "low_cpu_mem_usage": True,
+        "_pipeline": pipe,
+    }
+    if component == "unet":
+        pipe.load_lora_into_unet(tensors, unet=model, **options)
+    else:
+        pipe.load_lora_into_text_encoder(tensors, text_encoder=model, prefix=component, **options)
+
+
+def remove_lora(pipe: Pipeline, name: str) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Adapter .* was active which is now deleted")  # it is bound no more
         pipe.delete_adapters(name)
 
 
-def _path_in(model: nn.Module, path: str) -> str:
+def path_in(model: nn.Module, path: str) -> str:
     """A table's path as the loaded model has it: from version 5 on, transformers' CLIP has no ``text_model``."""
     return path if hasattr(model, "text_model") else path.removeprefix("text_model.")
 

@@ -8,26 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from services.chassis.painting import RecipeFacts
 from services.gpu_worker.engine.bank import SlotBank, with_bank
-from services.gpu_worker.engine.bank_lane import BankLane
+from services.gpu_worker.engine.bank_lane import BankLane, LaneRecipe
 from services.gpu_worker.engine.base import new_scheduler
 from services.gpu_worker.engine.batcher import Batcher
 from services.gpu_worker.engine.compile_pool import CompilePool
 from services.gpu_worker.engine.compiler import BlockLayout, CompiledAdapter
 from services.gpu_worker.engine.prompts import PromptEncoder, TextPart
 from services.gpu_worker.engine.protocol import (
+    PEFT,
     AdapterNotPlaced,
     EngineJob,
     Event,
     HostAdapter,
 )
-from services.gpu_worker.engine.recipe import RecipeError
+from services.gpu_worker.engine.recipe import Recipe
 from services.gpu_worker.engine.reference import ReferenceEngine
 from services.gpu_worker.engine.reference_lane import ReferenceLane
 from services.gpu_worker.engine.sampler_table import SamplerRefused, SamplerTable, sampler_table
@@ -47,6 +47,7 @@ class BankEngine:
         batch_sizes: Sequence[int],
         compiled: Path,
         compiled_bytes: int,
+        beside: BankEngine | None = None,
     ) -> None:
         """Takes what it is to share.
 
@@ -56,9 +57,11 @@ class BankEngine:
             batch_sizes: in rows.
             compiled: folder for compiled adapters.
             compiled_bytes: what they may take there.
+            beside: another of the same family, loaded before this one, whose bank it uses too; it then has none.
         """
         self._reference, self._slots, self._buckets = reference, dict(slots), sorted(batch_sizes)
         self._compiled, self._compiled_bytes = compiled, compiled_bytes
+        self._beside = beside
         self._open = ExitStack()
         self._placed: dict[str, HostAdapter] = {}
         self._pool: CompilePool
@@ -91,22 +94,19 @@ class BankEngine:
         # 1. The base, once for both lanes
         self._reference.load()
         pipe, table = self._reference.pipe, self._reference.table
-        device, dtype = pipe.unet.device, pipe.unet.dtype
+        device = pipe.unet.device
         # 2. The bank, a UNet that reads it, and what compiles for it
-        layouts = {rank: BlockLayout.of(table, rank=rank, dtype=dtype) for rank in self._slots}
-        self._pool = self._open.enter_context(
-            CompilePool(
-                table=table, layouts=layouts, dtype=dtype, folder=self._compiled, limit_bytes=self._compiled_bytes
-            )
-        )
-        self._bank = SlotBank(layouts, slots=self._slots, rows=self.max_rows, device=device, dtype=dtype)
+        if self._beside:
+            self._share(self._beside)
+        else:
+            self._make_bank()
         unet = with_bank(pipe.unet, self._bank)
         # 3. The lanes
         self._bank_lane = BankLane(
             pipe,
             batcher=Batcher(unet, self._bank, buckets=self._buckets, device=device),
             prompts=PromptEncoder(pipe, table),
-            tables=self._sampler_tables(),
+            recipes=self._lane_recipes(),
             now=self._reference.now,
         )
         self._reference_lane = ReferenceLane(self._reference)
@@ -116,20 +116,35 @@ class BankEngine:
     def close(self) -> None:
         self._open.close()
 
-    def _sampler_tables(self) -> dict[tuple[str, int], SamplerTable]:
-        tables = {}
-        for recipe in self._reference.known.values():
-            try:
-                for steps in recipe.steps:
-                    tables[recipe.name, steps] = sampler_table(
-                        partial(new_scheduler, recipe), steps=steps, eta=recipe.sampler.eta
-                    )
-            except SamplerRefused as refused:
-                raise RecipeError(recipe.file, "sampler.class", str(refused)) from None
-        return tables
+    def _make_bank(self) -> None:
+        unet, table = self._reference.pipe.unet, self._reference.table
+        layouts = {rank: BlockLayout.of(table, rank=rank, dtype=unet.dtype) for rank in self._slots}
+        self._pool = self._open.enter_context(
+            CompilePool(
+                table=table, layouts=layouts, dtype=unet.dtype, folder=self._compiled, limit_bytes=self._compiled_bytes
+            )
+        )
+        self._bank = SlotBank(layouts, slots=self._slots, rows=self.max_rows, device=unet.device, dtype=unet.dtype)
 
-    def dropped_words(self, prompt: str) -> str:
-        return self._reference.dropped_words(prompt)
+    def _share(self, other: BankEngine) -> None:
+        ours, theirs = self._reference, other._reference
+        if (ours.table.components, ours.pipe.unet.dtype) != (theirs.table.components, theirs.pipe.unet.dtype):
+            recipe, first = next(iter(ours.known.values())), next(iter(theirs.known.values()))
+            raise recipe.mistake(
+                "base",
+                f"and that of {first.file} are both {recipe.family}, but differ in layers or dtype; take two workers",
+            )
+        self._pool, self._bank = other._pool, other._bank
+
+    def _lane_recipes(self) -> dict[str, LaneRecipe]:
+        checkers = self._reference.safety
+        return {
+            name: LaneRecipe(sampler_tables(recipe), recipe.clip_skip, checkers.get(name))
+            for name, recipe in self._reference.known.items()
+        }
+
+    def dropped_words(self, recipe: str, prompt: str) -> str:
+        return self._reference.dropped_words(recipe, prompt)
 
     def host_size(self, path: Path, digest: str) -> int:
         form = self._pool.form(path, digest)
@@ -194,6 +209,21 @@ class BankEngine:
         return self._reference_lane.tick()
 
 
+def sampler_tables(recipe: Recipe) -> dict[int, SamplerTable]:
+    """A recipe's sampler as numbers, for each number of steps that it allows.
+
+    Raises:
+        RecipeError: the sampler can't share a batch.
+    """
+    try:
+        return {
+            steps: sampler_table(new_scheduler(recipe, steps), steps=steps, eta=recipe.sampler.eta)
+            for steps in recipe.steps
+        }
+    except SamplerRefused as refused:
+        raise recipe.mistake("sampler.class", str(refused)) from None
+
+
 def _kind(rank: int) -> str:
     """Places are counted by rank class. One that adapts the text encoder only takes none of the bank's."""
-    return f"rank-{rank}" if rank else "peft"
+    return f"rank-{rank}" if rank else PEFT

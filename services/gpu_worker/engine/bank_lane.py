@@ -9,18 +9,20 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from services.gpu_worker.clock import Clock, seconds
 from services.gpu_worker.engine.bank import RowUse
 from services.gpu_worker.engine.batcher import Batcher, Picture
+from services.gpu_worker.engine.conditioning import Conditioning, added
+from services.gpu_worker.engine.pictures import decoded
+from services.gpu_worker.engine.pipelines import Pipeline
 from services.gpu_worker.engine.prompts import PromptEncoder, TextPart
 from services.gpu_worker.engine.protocol import (
     EngineJob,
     Event,
+    ImageBlocked,
     ImageReady,
     ImageTask,
     JobDone,
@@ -31,8 +33,18 @@ from services.gpu_worker.engine.protocol import (
     StageDone,
     StepDone,
 )
+from services.gpu_worker.engine.safety import SafetyChecker
 from services.gpu_worker.engine.sampler_table import SamplerTable
 from services.gpu_worker.engine.turns import next_to_seat
+
+
+@dataclass(frozen=True)
+class LaneRecipe:
+    """What the lane must know of a recipe."""
+
+    tables: Mapping[int, SamplerTable]  # by the number of steps
+    clip_skip: int = 0
+    safety: SafetyChecker | None = None
 
 
 @dataclass(eq=False)
@@ -43,7 +55,7 @@ class _Running:
     uses: tuple[RowUse, ...]
     parts: tuple[TextPart, ...]
     waiting: deque[ImageTask]
-    embeds: Tensor | None = None  # None: not begun
+    told: Conditioning | None = None  # None: not begun
     painting: dict[Picture, tuple[ImageTask, int]] = field(default_factory=dict)  # since when, by the worker's clock
     busy_s: float = 0.0
 
@@ -53,7 +65,7 @@ class _Running:
 
     @property
     def waits(self) -> bool:
-        return self.embeds is None or bool(self.waiting)
+        return self.told is None or bool(self.waiting)
 
 
 class BankLane:
@@ -61,11 +73,11 @@ class BankLane:
 
     def __init__(
         self,
-        pipe: StableDiffusionPipeline,
+        pipe: Pipeline,
         *,
         batcher: Batcher,
         prompts: PromptEncoder,
-        tables: Mapping[tuple[str, int], SamplerTable],
+        recipes: Mapping[str, LaneRecipe],
         now: Clock,
     ) -> None:
         """Takes its parts.
@@ -74,10 +86,10 @@ class BankLane:
             pipe: whose VAE and sizes it uses.
             batcher: steps the pictures.
             prompts: encodes the prompts.
-            tables: by recipe and number of steps.
+            recipes: by name.
             now: the worker's clock, once the device has done what it was told.
         """
-        self._pipe, self._batcher, self._prompts, self._tables, self._now = pipe, batcher, prompts, tables, now
+        self._pipe, self._batcher, self._prompts, self._recipes, self._now = pipe, batcher, prompts, recipes, now
         self._jobs: dict[str, _Running] = {}
 
     def __len__(self) -> int:
@@ -124,12 +136,16 @@ class BankLane:
         return events
 
     def _prepare(self, running: _Running) -> list[Event]:
-        if running.embeds is not None:
+        if running.told is not None:
             return []
         job = running.job
         began = self._now()
-        running.embeds = self._prompts.encode(
-            job.prompt, job.negative_prompt, guided=job.guidance > 1, parts=running.parts
+        running.told = self._prompts.encode(
+            job.prompt,
+            job.negative_prompt,
+            guided=job.guidance > 1,
+            clip_skip=self._recipes[job.recipe].clip_skip,
+            parts=running.parts,
         )
         encoded = self._now()
         running.busy_s += (encoded - began) / 1e9
@@ -142,7 +158,7 @@ class BankLane:
     def _seat(self, running: _Running) -> None:
         job, pipe = running.job, self._pipe
         task = running.waiting.popleft()
-        table = self._tables[job.recipe, job.steps]
+        table = self._recipes[job.recipe].tables[job.steps]
         # Drawn on the CPU, so that every device paints the same picture
         generator = torch.Generator().manual_seed(task.seed)
         shape = (
@@ -152,11 +168,12 @@ class BankLane:
             job.width // pipe.vae_scale_factor,
         )
         noise = torch.randn(shape, generator=generator, dtype=pipe.unet.dtype)[0].to(pipe.unet.device)
-        if running.embeds is None:
+        if running.told is None:
             raise RuntimeError("a picture is seated before its prompt is encoded")
         picture = Picture(
             table=table,
-            embeds=running.embeds,
+            embeds=running.told.embeds,
+            added=added(running.told, width=job.width, height=job.height),
             uses=running.uses,
             guidance=job.guidance,
             latents=noise * table.init_scale,
@@ -187,19 +204,17 @@ class BankLane:
             if picture.done:
                 done.append(picture)
             elif job.preview_every and picture.step % job.preview_every == 0 and picture.foreseen is not None:
-                events.append(self._preview(running, task, picture, picture.foreseen))
+                events += self._preview(running, task, picture, picture.foreseen)
         for together in _decoded_together(done):
             events += self._finish({picture: owners[picture] for picture in together})
         return events
 
-    def _preview(
-        self, running: _Running, task: ImageTask, picture: Picture, foreseen: Tensor
-    ) -> PreviewReady | JobFailed:
+    def _preview(self, running: _Running, task: ImageTask, picture: Picture, foreseen: Tensor) -> list[Event]:
         try:
-            (pixels,) = self._decode([foreseen])
+            (pixels,) = self._drawn([(running, foreseen)])
         except Exception as error:  # noqa: BLE001  # as in _begin
-            return self._fail(running, error)
-        return PreviewReady(running.job.id, task.image, picture.step, pixels)
+            return [self._fail(running, error)]
+        return [PreviewReady(running.job.id, task.image, picture.step, pixels)] if pixels else []
 
     def _finish(self, done: Mapping[Picture, _Running]) -> list[Event]:
         """Decodes pictures in one batch, those of jobs that have failed meanwhile left out."""
@@ -208,14 +223,14 @@ class BankLane:
             return []
         began = self._now()
         try:
-            decoded = self._decode([picture.latents for picture in done])
+            drawn = self._drawn([(running, picture.latents) for picture, running in done.items()])
         except Exception as error:  # noqa: BLE001  # as in _begin
             if len(done) > 1:
                 return [event for item in done.items() for event in self._finish(dict([item]))]
             return [self._fail(running, error) for running in done.values()]
         ended = self._now()
         events: list[Event] = []
-        for (picture, running), pixels in zip(done.items(), decoded, strict=True):
+        for (picture, running), pixels in zip(done.items(), drawn, strict=True):
             job = running.job
             task, since = running.painting.pop(picture)
             self._batcher.remove(picture)
@@ -223,11 +238,22 @@ class BankLane:
             events += [
                 StageDone(job.id, Stage.DENOISE, since, began, steps=job.steps, batch=picture.largest_batch),
                 StageDone(job.id, Stage.VAE_DECODE, began, ended),
-                ImageReady(job.id, task.image, task.seed, pixels),
+                ImageReady(job.id, task.image, task.seed, pixels)
+                if pixels
+                else ImageBlocked(job.id, task.image, task.seed),
             ]
             if not running.waiting and not running.painting:
                 events.append(self._end(running))
         return events
+
+    def _drawn(self, latents: Sequence[tuple[_Running, Tensor]]) -> list[Pixels | None]:
+        """Decodes in one batch; None where a recipe's safety checker withholds the picture."""
+        pictures = decoded(self._pipe, torch.stack([each for _, each in latents]))
+        checkers = [self._recipes[running.job.recipe].safety for running, _ in latents]
+        return [
+            None if checker and checker.blocks([pixels])[0] else pixels
+            for checker, pixels in zip(checkers, pictures, strict=True)
+        ]
 
     def _end(self, running: _Running) -> JobDone:
         del self._jobs[running.job.id]
@@ -236,16 +262,6 @@ class BankLane:
     def _fail(self, running: _Running, error: Exception) -> JobFailed:
         self.stop(running.job.id)
         return JobFailed(running.job.id, error)
-
-    def _decode(self, latents: Sequence[Tensor]) -> list[Pixels]:
-        """Latents [channels, height, width] as the pictures that the pipeline would return."""
-        pipe = self._pipe
-        images = pipe.vae.decode(torch.stack(list(latents)) / pipe.vae.config.scaling_factor, return_dict=False)[0]
-        drawn = pipe.image_processor.postprocess(images, output_type="np")
-        return [
-            Pixels(picture.shape[1], picture.shape[0], (picture * 255).round().astype(np.uint8).tobytes())
-            for picture in drawn
-        ]
 
 
 def _decoded_together(done: Sequence[Picture]) -> list[list[Picture]]:

@@ -6,7 +6,7 @@ so that a row's result depends on that size only. Knows nothing about jobs, prom
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,7 +21,13 @@ class Unet(Protocol):
     """As diffusers' UNet2DConditionModel is called here."""
 
     def __call__(
-        self, sample: Tensor, timestep: Tensor, *, encoder_hidden_states: Tensor, return_dict: bool
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        *,
+        encoder_hidden_states: Tensor,
+        added_cond_kwargs: Mapping[str, Tensor],
+        return_dict: bool,
     ) -> tuple[Tensor]: ...
 
 
@@ -34,6 +40,7 @@ class Picture:
     uses: tuple[RowUse, ...]
     guidance: float  # up to 1: none, and one row
     latents: Tensor  # [channels, height, width]
+    added: Mapping[str, Tensor]  # what else the UNet is told, each [rows, ...]
     generator: torch.Generator
     pinned: bool = False  # its batches always have the largest size, so that every bit can be painted again
     step: int = 0
@@ -111,6 +118,7 @@ class Batcher:
         like = first.latents
         x = like.new_zeros((bucket, *like.shape))
         embeds = first.embeds.new_zeros((bucket, *first.embeds.shape[1:]))
+        added = {name: each.new_zeros((bucket, *each.shape[1:])) for name, each in first.added.items()}
         timesteps = torch.zeros(bucket)
         uses: list[tuple[RowUse, ...]] = [()] * bucket
         for picture in pictures:
@@ -120,11 +128,19 @@ class Batcher:
             for row, seat in enumerate(picture.seats):
                 x[seat] = picture.latents * now.input_scale
                 embeds[seat] = picture.embeds[row]
+                for name, each in picture.added.items():
+                    added[name][seat] = each[row]
                 timesteps[seat] = now.timestep
                 uses[seat] = picture.uses
         # 3. Ask the UNet
         self._bank.bind(uses)
-        said = self._unet(x, timesteps.to(self._device), encoder_hidden_states=embeds, return_dict=False)[0]
+        said = self._unet(
+            x,
+            timesteps.to(self._device),
+            encoder_hidden_states=embeds,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
         # 4. Step each picture by its own table, all or none
         wide = torch.promote_types(like.dtype, torch.float32)
         stepped = []

@@ -156,7 +156,7 @@ def plan_adapter(
             return f"it adapts {module.name}, for which the bank has no place"
         if module.component == "unet" and module.rank > largest:
             return f"{module.name} has rank {module.rank}; the bank's largest rank is {largest}"
-        if module.component not in ("unet", "text_encoder") or module.kernel != (1, 1):
+        if module.kernel != (1, 1):
             return f"it adapts {module.name}, which takes another way than the bank's"
     in_unet = [module.rank for module in modules if module.component == "unet"]
     layout = layouts[min(rank for rank in layouts if rank >= max(in_unet))] if in_unet else None

@@ -33,7 +33,7 @@ class Pretence:
     def close(self) -> None:
         """Nothing to end."""
 
-    def dropped_words(self, prompt: str) -> str:
+    def dropped_words(self, recipe: str, prompt: str) -> str:  # noqa: ARG002  # of the protocol
         return " ".join(prompt.split()[MAX_WORDS:])
 
     def host_size(self, path: Path, digest: str) -> int:  # noqa: ARG002  # of the protocol

@@ -1,4 +1,4 @@
-"""Prompts as embeddings, with what a brand's adapters change in the text encoder; remembers the latest.
+"""Prompts as embeddings, with what a brand's adapters change in the text encoders; remembers the latest.
 
 Each prompt is encoded alone: what else is asked for at the same time then changes no bit of it. Knows nothing about
 slots or rows.
@@ -11,19 +11,20 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
 from looksmith.lora import ModuleTable
 from looksmith.lora.tables import table_path
-from services.gpu_worker.engine.base import shared_copy
+from services.gpu_worker.engine.base import models_of, shared_copy
+from services.gpu_worker.engine.conditioning import Conditioning, encoded
+from services.gpu_worker.engine.pipelines import Pipeline
 
 _REMEMBERED = 256
 
 
 @dataclass(frozen=True)
 class TextPart:
-    """What one adapter changes in the text encoder."""
+    """What one adapter changes in the text encoders."""
 
     digest: str
     weight: float
@@ -31,20 +32,24 @@ class TextPart:
 
 
 class PromptEncoder:
-    """A pipeline's own ``encode_prompt``, over a text encoder that shares the pipeline's weights."""
+    """A pipeline's own ``encode_prompt``, over text encoders that share the pipeline's weights."""
 
-    def __init__(self, pipe: StableDiffusionPipeline, table: ModuleTable, *, remembered: int = _REMEMBERED) -> None:
-        encoder = shared_copy(pipe.text_encoder)
-        self._layers = _adapted_layers(encoder, table)
+    def __init__(self, pipe: Pipeline, table: ModuleTable, *, remembered: int = _REMEMBERED) -> None:
         self._pipe = copy.copy(pipe)  # not made anew: its scheduler, whichever that is now, would be judged again
-        self._pipe.text_encoder = encoder
-        self._device = pipe.device
+        self._layers: dict[str, _TextLayer] = {}
+        for component, model in models_of(pipe).items():
+            if component.startswith("text_encoder"):
+                encoder = shared_copy(model)
+                self._layers |= _adapted_layers(component, encoder, table)
+                setattr(self._pipe, component, encoder)
         self._limit = remembered
-        self._memory: OrderedDict[object, Tensor] = OrderedDict()
+        self._memory: OrderedDict[object, Conditioning] = OrderedDict()
 
-    def encode(self, prompt: str, negative: str, *, guided: bool, parts: Sequence[TextPart]) -> Tensor:
-        """Embeddings [1, tokens, width]; guided: [2, tokens, width], those of ``negative`` first."""
-        key = (prompt, negative if guided else "", guided, tuple(parts))
+    def encode(
+        self, prompt: str, negative: str, *, guided: bool, clip_skip: int, parts: Sequence[TextPart]
+    ) -> Conditioning:
+        """What the UNet is told of one prompt; guided: of two, that of ``negative`` first."""
+        key = (prompt, negative if guided else "", guided, clip_skip, tuple(parts))
         if key in self._memory:
             self._memory.move_to_end(key)
             return self._memory[key]
@@ -54,24 +59,18 @@ class PromptEncoder:
         try:
             for name, layer in self._layers.items():
                 layer.added = with_layers[name]
-            embeds, negative_embeds = self._pipe.encode_prompt(
-                prompt, self._device, 1, guided, negative if guided else None
-            )
+            made = encoded(self._pipe, prompt, negative, guided=guided, clip_skip=clip_skip)
         finally:
             for layer in self._layers.values():
                 layer.added = []
-        rows: Tensor = embeds
-        if guided:
-            rows = embeds.new_empty((2, *embeds.shape[1:]))
-            rows[0], rows[1] = negative_embeds[0], embeds[0]
-        self._memory[key] = rows
+        self._memory[key] = made
         while len(self._memory) > self._limit:
             self._memory.popitem(last=False)
-        return rows
+        return made
 
 
 class _TextLayer(nn.Module):
-    """A linear layer of the text encoder, plus what the prompt at hand adds."""
+    """A linear layer of a text encoder, plus what the prompt at hand adds."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -86,14 +85,14 @@ class _TextLayer(nn.Module):
         return y
 
 
-def _adapted_layers(encoder: nn.Module, table: ModuleTable) -> dict[str, _TextLayer]:
+def _adapted_layers(component: str, encoder: nn.Module, table: ModuleTable) -> dict[str, _TextLayer]:
     """Every linear layer of the encoder that the table names, made ready to be added to."""
     layers = {}
     for path, module in list(encoder.named_modules()):
-        name = table_path("text_encoder", path)
-        if isinstance(module, nn.Linear) and name in table.components.get("text_encoder", {}):
+        name = table_path(component, path)
+        if isinstance(module, nn.Linear) and name in table.components[component]:
             layer = _TextLayer(module)
             parent, _, last = path.rpartition(".")
             setattr(encoder.get_submodule(parent), last, layer)
-            layers[f"text_encoder.{name}"] = layer
+            layers[f"{component}.{name}"] = layer
     return layers

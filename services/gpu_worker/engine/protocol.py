@@ -28,6 +28,10 @@ class Stage(StrEnum):
     IMAGE_ENCODE = "image.encode"
 
 
+#: The kind of an adapter that peft layers take, which are built for it layer by layer.
+PEFT = "peft"
+
+
 @dataclass(frozen=True)
 class HostAdapter:
     """A file in the form that the engine copies to its device. Only the engine that read it looks into ``payload``."""
@@ -35,7 +39,7 @@ class HostAdapter:
     digest: str
     size_bytes: int
     payload: object = field(repr=False)
-    kind: str = "peft"  # of the engine's places: the one that it takes
+    kind: str = PEFT  # of the engine's places: the one that it takes
 
 
 @dataclass(frozen=True)
@@ -199,8 +203,8 @@ class Engine(Protocol):
         """Ends what ``load`` began outside this process. Also after a load that failed."""
         ...
 
-    def dropped_words(self, prompt: str) -> str:
-        """The end of a prompt that the text encoder would not see; empty if it sees all. Any thread may call."""
+    def dropped_words(self, recipe: str, prompt: str) -> str:
+        """The end of a prompt that a recipe's text encoder would not see; empty if it sees all. Any thread may call."""
         ...
 
     def host_size(self, path: Path, digest: str) -> int:

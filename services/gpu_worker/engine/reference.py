@@ -1,4 +1,4 @@
-"""Paints with diffusers and peft, one job at a time, exactly as StableDiffusionPipeline would.
+"""Paints with diffusers and peft, one job at a time, exactly as the pipelines of SD and SDXL would.
 
 Its loop is the pipeline's own, cut into single steps so that progress streams and a cancelled job ends within one.
 Every other engine is measured against it; what adapters are on the device is decided by its caller.
@@ -6,28 +6,31 @@ Every other engine is measured against it; what adapters are on the device is de
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from peft.tuners.tuners_utils import BaseTunerLayer
+from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import CLIPTokenizer
 
-from looksmith.lora import ModuleTable, table_from_folder
+from looksmith.lora import ModuleTable
 from services.chassis.painting import RecipeFacts
 from services.gpu_worker.clock import Clock, seconds
-from services.gpu_worker.engine.adapters import COMPONENTS, LoraTensors, add_lora, read_lora, remove_lora
-from services.gpu_worker.engine.base import load_base, new_scheduler
+from services.gpu_worker.engine.adapters import LoraTensors, add_lora, read_lora, remove_lora
+from services.gpu_worker.engine.base import load_base, models_of, new_scheduler
+from services.gpu_worker.engine.conditioning import added, encoded
+from services.gpu_worker.engine.model_table import table_of
+from services.gpu_worker.engine.pictures import decoded
+from services.gpu_worker.engine.pipelines import Pipeline
 from services.gpu_worker.engine.protocol import (
+    PEFT,
     AdapterNotPlaced,
     EngineJob,
     Event,
     HostAdapter,
+    ImageBlocked,
     ImageReady,
     ImageTask,
     JobDone,
@@ -39,7 +42,8 @@ from services.gpu_worker.engine.protocol import (
     StepDone,
     WeightedAdapter,
 )
-from services.gpu_worker.engine.recipe import Recipe, RecipeError
+from services.gpu_worker.engine.recipe import Recipe
+from services.gpu_worker.engine.safety import SafetyChecker, safety_checkers
 from services.gpu_worker.engine.warm_up import warm_up
 
 
@@ -53,21 +57,17 @@ class ReferenceEngine:
     def __init__(self, recipes: Sequence[Recipe], *, device: str, threads: int, slots: int, clock: Clock) -> None:
         first = recipes[0]
         for other in recipes[1:]:
-            if (other.base.resolve(), other.distill, other.dtype) != (
-                first.base.resolve(),
-                first.distill,
-                first.dtype,
-            ):
-                raise RecipeError(other.file, "base", f"differs from that of {first.file}; a worker serves one base")
+            if other.weights != first.weights:
+                raise other.mistake("base", f"differs from that of {first.file}")
         self.known = {recipe.name: recipe for recipe in recipes}
         self._device = torch.device(device)
         self._threads = threads
         self._slots = slots
         self._clock = clock
         self._facts: tuple[RecipeFacts, ...] = ()
-        self.pipe: StableDiffusionPipeline
-        self._tokens: CLIPTokenizer
-        self._tokens_lock = threading.Lock()
+        self.pipe: Pipeline
+        self.safety: Mapping[str, SafetyChecker] = {}  # by recipe
+        self._tokens: Tokenizer
         self.table: ModuleTable
         self._placed: set[str] = set()
         self._bound: tuple[WeightedAdapter, ...] | None = None  # None: not known
@@ -82,7 +82,7 @@ class ReferenceEngine:
 
     @property
     def places(self) -> Mapping[str, int]:
-        return {"peft": self._slots}
+        return {PEFT: self._slots}
 
     @property
     def recipes(self) -> Sequence[RecipeFacts]:
@@ -94,20 +94,22 @@ class ReferenceEngine:
         facts = tuple(recipe.weighed() for recipe in self.known.values())
         recipe = next(iter(self.known.values()))
         self.pipe = load_base(recipe, self._device)
-        # A tokenizer of its own for questions from other threads: one call's truncation would show in another's.
-        self._tokens = CLIPTokenizer.from_pretrained(recipe.base / "tokenizer", local_files_only=True)
-        self.table = table_from_folder(recipe.base, family=recipe.family, digest=facts[0].base_digest)
+        # A copy for questions from other threads: the pipeline's remembers that it truncates.
+        self._tokens = Tokenizer.from_str(self.pipe.tokenizer.backend_tokenizer.to_str())
+        self._tokens.no_truncation()
+        self._tokens.no_padding()
+        self.table = table_of(models_of(self.pipe), family=recipe.family, digest=facts[0].base_digest)
+        self.safety = safety_checkers(self.known.values(), self._device, self.pipe.unet.dtype)
         self._facts = facts
         warm_up(self)
 
     def close(self) -> None:
         """Nothing to end."""
 
-    def dropped_words(self, prompt: str) -> str:
-        with self._tokens_lock:
-            ids: list[int] = self._tokens(prompt, verbose=False).input_ids
-            limit = int(self._tokens.model_max_length)
-            return str(self._tokens.decode(ids[limit - 1 : -1])) if len(ids) > limit else ""
+    def dropped_words(self, recipe: str, prompt: str) -> str:  # noqa: ARG002  # all its recipes have one base
+        places = self._tokens.encode(prompt).offsets
+        limit = int(self.pipe.tokenizer.model_max_length)
+        return prompt[places[limit - 1][0] :] if len(places) > limit else ""
 
     def host_size(self, path: Path, digest: str) -> int:  # noqa: ARG002  # of the protocol
         return path.stat().st_size
@@ -176,8 +178,8 @@ class ReferenceEngine:
         """Makes exactly these adapters act, at their weights."""
         if self._bound == adapters:
             return
-        for component in COMPONENTS:
-            for layer in getattr(self.pipe, component).modules():
+        for model in models_of(self.pipe).values():
+            for layer in model.modules():
                 if isinstance(layer, BaseTunerLayer):
                     layer.enable_adapters(bool(adapters))
         if adapters:
@@ -193,11 +195,8 @@ class ReferenceEngine:
         self._bind(job.adapters)
         bound = self._clock()
         # 2. Encode the prompt, once for all images
-        embeds, negative_embeds = pipe.encode_prompt(
-            job.prompt, self._device, 1, guided, job.negative_prompt if guided else None
-        )
-        if guided:
-            embeds = torch.cat([negative_embeds, embeds])
+        told = encoded(pipe, job.prompt, job.negative_prompt, guided=guided, clip_skip=recipe.clip_skip)
+        more = added(told, width=job.width, height=job.height)
         yield [
             StageDone(job.id, Stage.BIND, began, bound),
             StageDone(job.id, Stage.PROMPT_ENCODE, bound, self.now()),
@@ -207,10 +206,11 @@ class ReferenceEngine:
             # 3. Draw the noise: on the CPU, so that every device paints the same picture
             started = self.now()
             generator = torch.Generator("cpu").manual_seed(task.seed)
-            pipe.scheduler = scheduler = new_scheduler(recipe)
-            scheduler.set_timesteps(job.steps, device=self._device)
+            pipe.scheduler = scheduler = new_scheduler(recipe, job.steps, self._device)
             channels = pipe.unet.config.in_channels
-            latents = pipe.prepare_latents(1, channels, job.height, job.width, embeds.dtype, self._device, generator)
+            latents = pipe.prepare_latents(
+                1, channels, job.height, job.width, told.embeds.dtype, self._device, generator
+            )
             extra = pipe.prepare_extra_step_kwargs(generator, recipe.sampler.eta)
             # 4. Denoise
             for step, t in enumerate(scheduler.timesteps, start=1):
@@ -218,7 +218,11 @@ class ReferenceEngine:
                 self._bind(job.adapters)  # others may have been placed since the last step
                 rows = torch.cat([latents] * 2) if guided else latents
                 noise = pipe.unet(
-                    scheduler.scale_model_input(rows, t), t, encoder_hidden_states=embeds, return_dict=False
+                    scheduler.scale_model_input(rows, t),
+                    t,
+                    encoder_hidden_states=told.embeds,
+                    added_cond_kwargs=more,
+                    return_dict=False,
                 )[0]
                 if guided:
                     without, asked = noise.chunk(2)
@@ -229,25 +233,26 @@ class ReferenceEngine:
                 took = seconds(began, self.now())
                 events: list[Event] = [StepDone(job.id, task.image, step, job.steps, len(rows), took)]
                 if job.preview_every and step % job.preview_every == 0 and step < job.steps:
-                    events.append(PreviewReady(job.id, task.image, step, self._decode(_estimate(made), generator)))
+                    (pixels,) = decoded(pipe, _estimate(made))
+                    if not self._blocked(job, pixels):
+                        events.append(PreviewReady(job.id, task.image, step, pixels))
                 yield events
             # 5. Decode
             denoised = self.now()
-            pixels = self._decode(latents, generator)
+            (pixels,) = decoded(pipe, latents)
+            blocked = self._blocked(job, pixels)
             self._under_way = False
             yield [
                 StageDone(job.id, Stage.DENOISE, started, denoised, steps=job.steps, batch=len(rows)),
                 StageDone(job.id, Stage.VAE_DECODE, denoised, self.now()),
-                ImageReady(job.id, task.image, task.seed, pixels),
+                ImageBlocked(job.id, task.image, task.seed)
+                if blocked
+                else ImageReady(job.id, task.image, task.seed, pixels),
             ]
 
-    def _decode(self, latents: Tensor, generator: torch.Generator) -> Pixels:
-        """Latents [1, c, h, w] as the picture that the pipeline would return."""
-        vae = self.pipe.vae
-        image = vae.decode(latents / vae.config.scaling_factor, return_dict=False, generator=generator)[0]
-        drawn = self.pipe.image_processor.postprocess(image, output_type="np")[0]
-        height, width, _ = drawn.shape
-        return Pixels(width, height, (drawn * 255).round().astype(np.uint8).tobytes())
+    def _blocked(self, job: EngineJob, pixels: Pixels) -> bool:
+        checker = self.safety.get(job.recipe)
+        return checker is not None and checker.blocks([pixels])[0]
 
     def now(self) -> int:
         """The time once the device has done what it was told."""

@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from looksmith.v1 import fleet_pb2 as fleet_pb
 from looksmith.v1 import generation_pb2 as pb
 from looksmith.v1 import generation_pb2_grpc as rpc
-from services.gpu_worker.engine.recipe import read_recipe
+from services.gpu_worker.engine.recipe_file import read_recipe
 
 ROOT = Path(__file__).parents[3]
 RECIPE = read_recipe(ROOT / "deploy/recipes/studio.toml").facts(base_digest="0" * 64, distill_digest="")

@@ -54,5 +54,5 @@ def test_a_component_that_a_base_does_not_have_is_not_made_up() -> None:
     ],
 )
 def test_a_base_has_the_scheduler_that_it_was_published_with(family: str, kind: type) -> None:
-    scheduler = kind.from_pretrained(bases.FOLDER / family, subfolder="scheduler")  # type: ignore[attr-defined]  # of diffusers
+    scheduler = kind.from_pretrained(bases.FOLDERS[family], subfolder="scheduler")  # type: ignore[attr-defined]  # of diffusers
     assert scheduler.config.beta_schedule == "scaled_linear"

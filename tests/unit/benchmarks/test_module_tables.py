@@ -15,7 +15,7 @@ from services.registry.tables import load_tables
 @pytest.mark.parametrize("family", bases.FAMILIES)
 def test_a_packaged_table_is_what_its_configs_make(family: str) -> None:
     committed = (module_tables.TABLES / f"{family}.json").read_text("utf-8")
-    assert table_to_json(module_tables.table_of(family)) == committed
+    assert table_to_json(module_tables.family_table(family)) == committed
 
 
 def widths(layers: dict[str, Module]) -> tuple[int, int]:

@@ -30,7 +30,7 @@ def registry() -> FilesRegistry:
 
 def settler(registry: FilesRegistry, *, words: int = 30) -> Settler:
     recipes = [facts(), facts("xl", max_guidance=8.0)]
-    return Settler(registry=registry, recipes=recipes, dropped_words=lambda p: " ".join(p.split()[words:]))
+    return Settler(registry=registry, recipes=recipes, dropped_words=lambda _recipe, p: " ".join(p.split()[words:]))
 
 
 async def test_asked_directly_it_resolves_the_brand_s_adapters_prompt_and_the_first_recipe(

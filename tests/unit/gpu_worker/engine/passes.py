@@ -22,8 +22,8 @@ def passes_of(engine: BankEngine, before: Callable[[Pass], None] = lambda _: Non
     seen: list[Pass] = []
 
     def prompt_of(row: Tensor) -> str:
-        for key, embeds in lane._prompts._memory.items():
-            if any(torch.equal(row, each) for each in embeds):
+        for key, told in lane._prompts._memory.items():
+            if any(torch.equal(row, each) for each in told.embeds):
                 assert isinstance(key, tuple)
                 return str(key[0])
         assert not row.any(), "a row of a prompt that was never encoded"

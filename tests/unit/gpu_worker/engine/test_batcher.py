@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,13 @@ class Unet:
         self.calls = 0
 
     def __call__(
-        self, sample: Tensor, timestep: Tensor, *, encoder_hidden_states: Tensor, return_dict: bool
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        *,
+        encoder_hidden_states: Tensor,
+        added_cond_kwargs: Mapping[str, Tensor],
+        return_dict: bool,
     ) -> tuple[Tensor]:
         self.calls += 1
         self.batches.append(len(sample))
@@ -58,6 +66,7 @@ def picture(
     return Picture(
         table=SamplerTable(1.0, (step,) * steps),
         embeds=torch.tensor(rows)[:, None, None].expand(-1, 3, 5).clone(),
+        added={},
         uses=(),
         guidance=guidance,
         latents=torch.full((2, side, side), start),

@@ -300,7 +300,7 @@ def test_adapters_that_come_and_go_between_steps_change_no_picture(engine: Engin
 
 
 def test_tells_what_the_text_encoder_would_not_see(engine: Engine) -> None:
-    assert engine.dropped_words("a red apple") == ""
-    beyond = engine.dropped_words("apple " * 60 + "zebra")
+    assert engine.dropped_words(engine.recipes[0].name, "a red apple") == ""
+    beyond = engine.dropped_words(engine.recipes[0].name, "apple " * 60 + "zebra")
     assert beyond.endswith("zebra")
     assert beyond.count("apple") < 60

@@ -239,15 +239,15 @@ def test_batch_is_smaller_in_the_step_after_jobs_were_stopped(engine: BankEngine
 def test_preview_that_can_t_be_decoded_fails_its_own_job_alone(
     engine: BankEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = BankLane._decode
+    draw = BankLane._drawn
 
-    def lost(lane: BankLane, latents: Sequence[Tensor]) -> list[Pixels]:
-        if any(one is picture.foreseen for picture in lane._batcher.pictures for one in latents):
+    def lost(lane: BankLane, latents: Sequence[tuple[Any, Tensor]]) -> list[Pixels | None]:
+        if any(one is picture.foreseen for picture in lane._batcher.pictures for _, one in latents):
             raise RuntimeError("device lost")
-        return decode(lane, latents)
+        return draw(lane, latents)
 
     undisturbed = run(engine, job("plain")).pictures
-    monkeypatch.setattr(BankLane, "_decode", lost)
+    monkeypatch.setattr(BankLane, "_drawn", lost)
     told = run(engine, job("plain"), job("looked at", preview_every=2))
     assert {name: str(error) for name, error in told.failed.items()} == {"looked at": "device lost"}
     assert told.pictures == undisturbed

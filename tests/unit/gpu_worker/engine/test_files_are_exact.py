@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from peft import PeftModel
 
 from looksmith.lora import inspect
-from services.gpu_worker.engine.adapters import COMPONENTS as PAINTED
 from services.gpu_worker.engine.adapters import add_lora, read_lora
 from services.gpu_worker.engine.compiler import BlockLayout, CompiledAdapter, compile_adapter, plan_adapter
 from tests.unit.gpu_worker.engine import weightless
@@ -75,13 +74,13 @@ def compiled(file: Path, family: str, dtype: torch.dtype) -> CompiledAdapter | s
 
 
 def belongs_in_the_bank(family: str, changes: Mapping[str, Change]) -> bool:
-    """Whether a file adapts only what a bank has places for: the UNet's transformers, and the first text encoder."""
+    """Whether a file adapts only what a bank has places for: the UNet's transformers, and the text encoders."""
     for name, change in changes.items():
         component, _, path = name.partition(".")
         size = (change.up.shape[0], *TABLES[family].components[component][path].kernel)
         if component == "unet" and (".attentions." not in path or len(change.down) > max(RANKS[family])):
             return False
-        if component == "text_encoder_2" or size[1:] != (1, 1):
+        if size[1:] != (1, 1):
             return False
     return True
 
@@ -135,17 +134,12 @@ def effects(pipe: weightless.Pipeline, changes: Mapping[str, Change]) -> dict[st
 
 
 def assert_painted(file: Path, family: str, changes: Mapping[str, Change]) -> None:
-    """By the reference lane, which paints with the UNet and the first text encoder."""
+    """By the reference lane, which paints with all that a file can adapt."""
     lora = read_lora(file, TABLES[family])
     assert len(lora.tensors) == 2 * len(changes)
     with weightless.for_a_while(family) as pipe:
-        if {module.component for module in lora.modules} - {*PAINTED}:
-            with pytest.raises(RuntimeError, match="text_encoder_2"):
-                add_lora(pipe, ADAPTER, lora)
-            assert weightless.adapted(pipe, ADAPTER) == {}
-        else:
-            add_lora(pipe, ADAPTER, lora)
-            assert effects(pipe, changes) == dict.fromkeys(changes, True)
+        add_lora(pipe, ADAPTER, lora)
+        assert effects(pipe, changes) == dict.fromkeys(changes, True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

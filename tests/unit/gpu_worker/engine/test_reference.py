@@ -202,9 +202,10 @@ def test_eta_of_the_recipe_reaches_the_sampler(base: Path) -> None:
 
 def test_distillation_is_fused_once_and_adapters_run_on_top_of_it(base: Path, tmp_path: Path) -> None:
     (tmp_path / "distill").mkdir()
-    source = tiny.write_lora("diffusers", tiny.random_lora(base, seed=9, strength=2.0), tmp_path / "distill")
-    brand = tiny.write_lora("kohya", tiny.random_lora(base, seed=5), tmp_path)
-    engine = engine_for(replace(tiny.tiny_recipe(base), distill=Distillation(source, 0.8)))
+    # Weaker than elsewhere: two strong ones on random weights make pixels of what two libraries round differently.
+    source = tiny.write_lora("diffusers", tiny.random_lora(base, seed=9, strength=1.0), tmp_path / "distill")
+    brand = tiny.write_lora("kohya", tiny.random_lora(base, seed=5, strength=1.0), tmp_path)
+    engine = engine_for(replace(tiny.tiny_recipe(base), distill=Distillation(source, scale=0.8)))
 
     def distilled(pipe: StableDiffusionPipeline) -> None:
         pipe.load_lora_weights(source.parent, weight_name=source.name, adapter_name="distill")
@@ -247,7 +248,7 @@ def test_base_weights_are_the_same_after_many_swaps(reference: ReferenceEngine, 
 
 def test_recipes_of_two_bases_are_refused_by_name(base: Path, tmp_path: Path) -> None:
     other = replace(tiny.tiny_recipe(base), file=tmp_path / "other.toml", dtype="float16")
-    with pytest.raises(RecipeError, match=r"other\.toml: base differs"):
+    with pytest.raises(RecipeError, match=r"other\.toml:\d+: base differs"):
         ReferenceEngine([tiny.tiny_recipe(base), other], device="cpu", threads=1, slots=8, clock=steady_clock())
 
 
@@ -267,7 +268,7 @@ def test_sampler_that_diffusers_does_not_have_is_refused_at_load(base: Path, sam
 def test_folder_that_is_no_pipeline_is_refused_at_load(base: Path, tmp_path: Path) -> None:
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "x.safetensors").write_bytes((next((base / "vae").glob("*.safetensors"))).read_bytes())
-    with pytest.raises(RecipeError, match=r"base\.source holds no pipeline"):
+    with pytest.raises(RecipeError, match=r"base\.source .*model_index\.json can't be read"):
         engine_for(tiny.tiny_recipe(tmp_path))
 
 
@@ -277,5 +278,5 @@ def test_a_base_without_its_unet_s_weights_is_refused_by_name(base: Path, tmp_pa
     engine = ReferenceEngine(
         [tiny.tiny_recipe(tmp_path / "base")], device="cpu", threads=1, slots=8, clock=steady_clock()
     )
-    with pytest.raises(RecipeError, match=r"base\.source can't be loaded: .*/base/unet"):
+    with pytest.raises(RecipeError, match=r"base\.source .*/base/unet holds no diffusion_pytorch_model"):
         engine.load()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from functools import partial
 from typing import Any
 
 import diffusers
@@ -21,6 +20,12 @@ ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 
 def new(name: str, **config: object) -> Any:  # noqa: ANN401  # diffusers' schedulers share no typed base
     return getattr(diffusers, name)(**{**BETAS, **config})
+
+
+def begun(name: str, steps: int, **config: object) -> Any:  # noqa: ANN401  # as above
+    scheduler = new(name, **config)
+    scheduler.set_timesteps(steps)
+    return scheduler
 
 
 def unet(x: Tensor, timestep: float) -> Tensor:
@@ -44,9 +49,8 @@ def unet(x: Tensor, timestep: float) -> Tensor:
 def test_a_table_walks_where_its_scheduler_walks(
     name: str, config: dict[str, Any], eta: float, tolerance: float, steps: int
 ) -> None:
-    table = sampler_table(partial(new, name, **config), steps=steps, eta=eta)
-    scheduler = new(name, **config)
-    scheduler.set_timesteps(steps)
+    table = sampler_table(begun(name, steps, **config), steps=steps, eta=eta)
+    scheduler = begun(name, steps, **config)
     takes = inspect.signature(scheduler.step).parameters
     theirs, ours = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     shape = (1, 4, 8, 8)
@@ -64,10 +68,9 @@ def test_a_table_walks_where_its_scheduler_walks(
 
 
 def test_a_step_foresees_what_its_scheduler_foresees() -> None:
-    make = partial(new, "DDIMScheduler", clip_sample=False, **TRAILING)
-    step = sampler_table(make, steps=4, eta=0.0).steps[0]
-    scheduler = make()
-    scheduler.set_timesteps(4)
+    scheduler = begun("DDIMScheduler", 4, clip_sample=False, **TRAILING)
+    step = sampler_table(scheduler, steps=4, eta=0.0).steps[0]
+    scheduler = begun("DDIMScheduler", 4, clip_sample=False, **TRAILING)
     x, e = torch.randn(2, 1, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     wanted = scheduler.step(e, scheduler.timesteps[0], x).pred_original_sample
     assert torch.allclose(step.estimate_keep * x + step.estimate_move * e, wanted, rtol=1e-9)
@@ -86,5 +89,5 @@ def test_a_step_foresees_what_its_scheduler_foresees() -> None:
 )
 def test_a_scheduler_that_clips_or_remembers_is_refused_by_name(name: str, config: dict[str, Any], why: str) -> None:
     with pytest.raises(SamplerRefused, match=why) as refused:
-        sampler_table(partial(new, name, **config), steps=4, eta=0.0)
+        sampler_table(begun(name, 4, **config), steps=4, eta=0.0)
     assert name in str(refused.value)

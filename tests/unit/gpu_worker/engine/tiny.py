@@ -15,7 +15,8 @@ from looksmith.lora import Module, ModuleTable, pack, table_from_folder
 from models.studio import dialects, tokenizer, train_vae
 from models.studio.dialects import Lora
 from models.studio.train_base import new_scheduler, new_text_encoder, new_unet
-from services.gpu_worker.engine.recipe import Recipe, read_recipe
+from services.gpu_worker.engine.recipe import Base, Recipe
+from services.gpu_worker.engine.recipe_file import read_recipe
 
 STUDIO_RECIPE = Path(__file__).parents[4] / "deploy" / "recipes" / "studio.toml"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -43,7 +44,7 @@ def write_base(folder: Path) -> Path:
 
 
 def tiny_recipe(base: Path, **changes: object) -> Recipe:
-    return replace(read_recipe(STUDIO_RECIPE), base=base, distill=None, **changes)  # type: ignore[arg-type]  # any field
+    return replace(read_recipe(STUDIO_RECIPE), base=Base(base, "studio"), distill=None, **changes)  # type: ignore[arg-type]  # any field
 
 
 def write_recipe(file: Path, base: Path) -> Path:
