@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 from looksmith.lora import Code
@@ -11,6 +12,7 @@ from services.registry.settings import RegistrySettings
 from services.router.settings import RouterSettings
 
 DOCS = Path(__file__).parent
+RECIPES = DOCS.parent / "deploy" / "recipes"
 
 
 def _row(*cells: str) -> str:
@@ -66,7 +68,52 @@ def adapter_errors() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"configuration.md": configuration, "adapter-errors.md": adapter_errors}
+def shipped_recipes() -> str:
+    """docs/shipped-recipes.md."""
+    lines = [
+        "# Recipes that ship",
+        "",
+        "Each is a file in `deploy/recipes`, with what its distillation needs: sampler, timesteps, steps, guidance.",
+        "Weights are yours to fetch into `bases`, at the top of the checkout: [recipes.md](recipes.md) says how. This page",
+        "is written by `make docs` from the files.",
+    ]
+    for family in ("sd15", "sdxl"):
+        lines += [
+            "",
+            f"## {family}",
+            "",
+            _row("recipe", "what it is", "weights in `bases`", "steps", "sampler", "guidance"),
+        ]
+        lines.append("|---|---|---|---|---|---|")
+        for file in sorted((RECIPES / family).glob("*.toml")):
+            lines.append(_recipe_row(file))
+    return "\n".join(lines) + "\n"
+
+
+def _recipe_row(file: Path) -> str:
+    text = file.read_text()
+    recipe = tomllib.loads(text)
+    steps, guidance, sampler = recipe["steps"], recipe.get("guidance"), recipe["sampler"]
+    weights = [table["source"] for table in (recipe["base"], recipe.get("distill")) if table]
+    notes = [f"eta {sampler['eta']:g}"] if "eta" in sampler else []
+    notes += [spacing] if (spacing := sampler["config"].get("timestep_spacing")) else []
+    notes += [f"timesteps {', '.join(map(str, given))}" for given in sampler.get("timesteps", {}).values()]
+    comments = [line.removeprefix("# ") for line in text.splitlines()[:3] if line.startswith("#")]
+    return _row(
+        f"[`{recipe['name']}`](../deploy/recipes/{file.parent.name}/{file.name})",
+        " ".join(comments),
+        "<br>".join(f"`{source.partition('/bases/')[2]}`" for source in weights),
+        f"{steps[0]} to {steps[-1]}" if len(steps) > 1 else f"{steps[0]}",
+        ", ".join([sampler["class"].removesuffix("Scheduler"), *notes]),
+        f"{guidance['default']:g}, up to {guidance['max']:g}" if guidance else "none",
+    )
+
+
+PAGES = {
+    "configuration.md": configuration,
+    "adapter-errors.md": adapter_errors,
+    "shipped-recipes.md": shipped_recipes,
+}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,9 +28,11 @@ from looksmith.v1 import fleet_pb2, fleet_pb2_grpc
 T = TypeVar("T")
 
 CHECKOUT = Path(__file__).parents[2]
+#: The recipe of the model that ships.
+STUDIO = CHECKOUT / "deploy" / "recipes" / "studio.toml"
 
-#: Seconds that a process may take until its health says SERVING. A worker loads torch and a base first.
-READY_WITHIN_S = 60.0
+#: Seconds that a process may take until its health says SERVING; a worker first reads its bases: SDXL's 7 GB, twice.
+READY_WITHIN_S, WORKER_READY_WITHIN_S = 60.0, 900.0
 #: Seconds from the first SIGTERM to SIGKILL, for all processes together.
 STOP_WITHIN_S = 20.0
 #: What the store's process says once it takes writes.
@@ -134,6 +136,8 @@ async def local_stack(
     *,
     ports: Ports,
     workers: int = 2,
+    recipes: Sequence[Path] = (STUDIO,),
+    device: str = "cpu",
     on_phase: Callable[[str], None] = lambda _: None,
     environ: Mapping[str, str] = os.environ,
 ) -> AsyncIterator[Stack]:
@@ -143,6 +147,8 @@ async def local_stack(
         folder: holds the store's data, the workers' caches and ``logs/``. Absolute: the processes start elsewhere.
         ports: where to listen.
         workers: number of GPU workers.
+        recipes: what they paint with; the first is for requests that name none.
+        device: where, "cpu" or "cuda".
         on_phase: told what has just become ready, and that stopping begins.
         environ: what the processes inherit.
 
@@ -173,7 +179,8 @@ async def local_stack(
             await processes.start(name, [sys.executable, "-m", module, *arguments], **settings)
 
         async def ready(name: str, is_ready: Callable[[], Awaitable[bool]]) -> None:
-            await processes.until(name, is_ready, within_s=READY_WITHIN_S)
+            within_s = WORKER_READY_WITHIN_S if name.startswith("worker-") else READY_WITHIN_S
+            await processes.until(name, is_ready, within_s=within_s)
             port = ports.by_name(workers)[name]
             on_phase(f"{name} on 127.0.0.1:{port}, pid {processes.pid(name)}, log {processes.log(name)}")
 
@@ -192,7 +199,9 @@ async def local_stack(
                 WORKER_PORT=port,
                 WORKER_REGISTRY=running.registry,
                 WORKER_ROUTERS=running.router,
-                WORKER_RECIPES=CHECKOUT / "deploy/recipes/studio.toml",
+                WORKER_RECIPES=",".join(map(str, recipes)),
+                WORKER_BASES=folder / "bases",
+                WORKER_DEVICE=device,
                 WORKER_DISK_CACHE=folder / name,
                 WORKER_THREADS=max(1, (os.cpu_count() or 1) // workers),
             )

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from looksmith.cli.calls import PORT, run
-from looksmith.cli.stack import Ports, Stack, local_stack
+from looksmith.cli.stack import STUDIO, Ports, Stack, local_stack
 from looksmith.cli.terminal import one_line_errors, say
 
 
@@ -20,6 +20,11 @@ def up(
         int, typer.Option(min=1024, max=65_000, help="First port; registry, store, traces, workers follow.")
     ] = PORT,
     folder: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = Path(".looksmith"),
+    recipe: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="Recipe file; may be repeated. Default: the studio model's."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="What workers paint on: cpu or cuda.")] = "cpu",
 ) -> None:
     """Start a stack on this machine: store, registry, router and workers. Ctrl-C stops all of it.
 
@@ -28,17 +33,32 @@ def up(
     with one_line_errors():
         folder.mkdir(parents=True, exist_ok=True)
     say(f"Starting the local stack; data and logs are in {folder.resolve()}")
-    run(_until_stopped(folder.resolve(), Ports.from_base(port), workers))
+    recipes = [file.resolve() for file in recipe or [STUDIO]]
+    run(_until_stopped(folder.resolve(), Ports.from_base(port), workers, recipes, device))
     say("Stopped.")
 
 
-async def _until_stopped(folder: Path, ports: Ports, workers: int) -> None:
+async def _until_stopped(folder: Path, ports: Ports, workers: int, recipes: list[Path], device: str) -> None:
     with suppress(asyncio.CancelledError):  # Ctrl-C or SIGTERM, which is how a stack is meant to end
-        async with local_stack(folder, ports=ports, workers=workers, on_phase=lambda text: say(f"  {text}")) as stack:
+        async with local_stack(
+            folder,
+            ports=ports,
+            workers=workers,
+            recipes=recipes,
+            device=device,
+            on_phase=lambda text: say(f"  {text}"),
+        ) as stack:
             say(f"Ready. Ctrl-C stops everything. In another terminal{_settings(stack)}:")
-            say("  .venv/bin/looksmith publish inkwell/house-style models/studio/brands/inkwell/house-style")
-            say("  .venv/bin/looksmith generate inkwell 'a red mug on a sky background' --trace")
+            for example in _STUDIO_EXAMPLES if STUDIO in recipes else _OTHER_EXAMPLES:
+                say(f"  .venv/bin/looksmith {example}")
             await stack.during(asyncio.Event().wait())
+
+
+_STUDIO_EXAMPLES = (
+    "publish inkwell/house-style models/studio/brands/inkwell/house-style",
+    "generate inkwell 'a red mug on a sky background' --trace",
+)
+_OTHER_EXAMPLES = ("publish BRAND/ADAPTER FILE --family FAMILY", "generate BRAND 'a prompt' --trace")
 
 
 def _settings(stack: Stack) -> str:
