@@ -74,8 +74,8 @@ def shipped_recipes() -> str:
         "# Recipes that ship",
         "",
         "Each is a file in `deploy/recipes`, with what its distillation needs: sampler, timesteps, steps, guidance.",
-        "Weights are yours to fetch into `bases`, at the top of the checkout: [recipes.md](recipes.md) says how. This page",
-        "is written by `make docs` from the files.",
+        "Weights are yours to fetch into `bases`, at the top of the checkout: [recipes.md](recipes.md) says how. This",
+        "page is written by `make docs` from the files.",
     ]
     for family in ("sd15", "sdxl"):
         lines += [
