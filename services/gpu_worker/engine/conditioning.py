@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from services.gpu_worker.engine.pipelines import Pipeline
@@ -25,15 +25,36 @@ class Conditioning:
 
 def encoded(pipe: Pipeline, prompt: str, negative: str, *, guided: bool, clip_skip: int) -> Conditioning:
     """Encodes a prompt as the pipeline would; a negative prompt that is empty counts as none."""
-    unlike = (negative or None) if guided else None
-    options = {"negative_prompt": unlike, "clip_skip": clip_skip or None}
     if isinstance(pipe, StableDiffusionXLPipeline):
         asked, without, pooled, pooled_without = pipe.encode_prompt(
-            prompt, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=guided, **options
+            prompt,
+            device=pipe.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=guided,
+            negative_prompt=(negative or None) if guided else None,
+            clip_skip=clip_skip or None,
         )
         return Conditioning(_rows(without, asked, guided=guided), _rows(pooled_without, pooled, guided=guided))
-    asked, without = pipe.encode_prompt(prompt, pipe.device, 1, guided, **options)
+    asked, without = pipe.encode_prompt(prompt, pipe.device, 1, guided, negative if guided else None)
+    if clip_skip:
+        # The pipeline looks for the norm where transformers no longer has it. A negative prompt skips nothing.
+        asked = _before_the_last(pipe, prompt, clip_skip)
     return Conditioning(_rows(without, asked, guided=guided))
+
+
+def _before_the_last(pipe: StableDiffusionPipeline, prompt: str, layers: int) -> Tensor:
+    """A prompt [1, tokens, width] from which the text encoder's last layers are left out, its final norm is not."""
+    tokens = pipe.tokenizer(
+        prompt,
+        padding="max_length",
+        max_length=pipe.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    encoder = pipe.text_encoder
+    said = encoder(tokens.to(pipe.device), output_hidden_states=True).hidden_states[-(layers + 1)]
+    normed: Tensor = getattr(encoder, "text_model", encoder).final_layer_norm(said)
+    return normed
 
 
 def _rows(without: Tensor | None, asked: Tensor, *, guided: bool) -> Tensor:

@@ -98,7 +98,8 @@ class Recipe:
     @property
     def weights(self) -> tuple[object, ...]:
         """Recipes that are alike in this are painted with the same loaded base."""
-        return (self.base.path, self.base.config, self.family, self.distill, self.dtype)
+        distill = self.distill and (self.distill.path, self.distill.kind, self.distill.scale)
+        return (self.base.path, self.base.config, self.family, distill, self.dtype)
 
     def mistake(self, key: str, problem: str) -> RecipeError:
         """That a key of it, which reads well, can't be met."""
