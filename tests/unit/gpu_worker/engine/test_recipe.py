@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from looksmith.bases import InMemoryBaseStore, pull, push
 from services.gpu_worker.engine.recipe import Base, RecipeError, base_digest, weight_files
 from services.gpu_worker.engine.recipe_file import lines_of, read_recipe
 from services.gpu_worker.engine.sources import Sources
@@ -165,6 +166,19 @@ def test_a_model_of_the_hub_is_taken_from_its_cache_where_the_hub_is_switched_of
     file = changed(tmp_path, (f'"{ROOT}/models/studio/base"', f'"hub://acme/other@{COMMIT}"'))
     (refusal,) = refusals(file)
     assert f"can't be fetched from the hub (hub://acme/other@{COMMIT})" in refusal
+
+
+def test_a_base_of_the_store_is_taken_from_the_folder_that_it_was_pulled_to(tmp_path: Path) -> None:
+    store = InMemoryBaseStore()
+    reference = push(store, ROOT / "models" / "studio" / "base", name="studio").reference
+    file = changed(tmp_path, (f'"{ROOT}/models/studio/base"', f'"{reference}"'))
+    sources = Sources(bases=tmp_path / "bases")
+    with pytest.raises(RecipeError, match=f"looksmith base pull {reference} {tmp_path / 'bases'}"):
+        read_recipe(file, sources)
+    copy = pull(store, reference, tmp_path / "bases")
+    recipe = read_recipe(file, sources)
+    assert recipe.base.path == copy
+    assert recipe.weighed().digest == read_recipe(SHIPPED).weighed().digest, "where a base came from changes no picture"
 
 
 def test_digest_changes_with_whatever_changes_a_picture_and_with_nothing_else(tmp_path: Path) -> None:
