@@ -43,8 +43,8 @@ lint: $(READY)  ## check style, types and protos
 test: $(READY)  ## run the tests
 	$(BIN)/pytest
 
-verify: $(READY)  ## the long proofs, each with its bars: registry, placement, failover, load (two hours)
-	@short=; for each in registry placement failover router; do $(BIN)/python -m benchmarks.$$each || short="$$short $$each"; done; \
+verify: $(READY)  ## the long proofs, each with its bars: registry, placement, failover, load, recipes (two hours)
+	@short=; for each in registry placement failover router recipes; do $(BIN)/python -m benchmarks.$$each || short="$$short $$each"; done; \
 	  test -z "$$short" || { echo "short of a bar:$$short" >&2; exit 1; }
 
 demo: $(READY)  ## publish four brands, place them, paint them, see where the time went (a minute)

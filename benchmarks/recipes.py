@@ -238,7 +238,7 @@ def main() -> None:
                     figures["recipes"] += 1
                     figures["pictures"] += len(found)
                     worst = max(found, key=lambda brand: found[brand][0])
-                    tqdm.write(f"{recipe.name:24s} {source:6s} {found[worst][0]:8.4f} of what is allowed ({worst})")
+                    tqdm.write(f"{recipe.name:24s} {source:6s} {found[worst][0]:8.1e} of what is allowed ({worst})")
                     figures["difference_vs_allowed"] = max(figures["difference_vs_allowed"], found[worst][0])
                     effects = [effect for brand, (_, effect) in found.items() if brand != NO_BRAND]
                     figures["least_effect"] = min([figures["least_effect"], *effects])
