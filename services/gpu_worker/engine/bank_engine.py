@@ -92,7 +92,7 @@ class BankEngine:
 
     def load(self) -> None:
         # 1. The base, once for both lanes
-        self._reference.load()
+        self._reference.prepare()
         pipe, table = self._reference.pipe, self._reference.table
         device = pipe.unet.device
         # 2. The bank, a UNet that reads it, and what compiles for it

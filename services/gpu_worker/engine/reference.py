@@ -89,6 +89,11 @@ class ReferenceEngine:
         return self._facts
 
     def load(self) -> None:
+        self.prepare()
+        warm_up(self)
+
+    def prepare(self) -> None:
+        """Loads all that it paints with, and paints nothing: whoever has it as a part warms up itself."""
         if self._threads:
             torch.set_num_threads(self._threads)
         facts = tuple(recipe.weighed() for recipe in self.known.values())
@@ -101,7 +106,6 @@ class ReferenceEngine:
         self.table = table_of(models_of(self.pipe), family=recipe.family, digest=facts[0].base_digest)
         self.safety = safety_checkers(self.known.values(), self._device, self.pipe.unet.dtype)
         self._facts = facts
-        warm_up(self)
 
     def close(self) -> None:
         """Nothing to end."""
