@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from looksmith.cli import access, bases, brand_records, demo, fleet, history, painting, publishing, up, upkeep
+from looksmith.cli import access, bases, brand_records, demo, fleet, history, painting, publishing, recipes, up, upkeep
 
 HELP = """Publish brands' LoRA adapters, paint with them, and see where and how fast it was done.
 
@@ -48,6 +48,7 @@ brand.command(epilog=_PUT)(brand_records.put)
 brand.command(epilog=_DELETE)(upkeep.delete)
 app.add_typer(brand, name="brand")
 app.add_typer(bases.base, name="base")
+app.add_typer(recipes.recipe, name="recipe")
 
 
 if __name__ == "__main__":

@@ -161,12 +161,23 @@ def painting_engine(recipes: Sequence[Recipe], settings: WorkerSettings, clock: 
 
     Raises:
         RecipeError: recipes can't be served together.
+        DeviceTooSmall: they need more than the device has.
     """
     # Here and not above: a worker with another engine starts without torch, and torch reads its threads on import.
     from services.gpu_worker.engine.bank_engine import BankEngine  # noqa: PLC0415
+    from services.gpu_worker.engine.ledger import check_device  # noqa: PLC0415
     from services.gpu_worker.engine.reference import ReferenceEngine  # noqa: PLC0415
     from services.gpu_worker.engine.several_bases import SeveralBases  # noqa: PLC0415
 
+    batched = settings.engine != "reference"
+    check_device(
+        recipes,
+        device=settings.device,
+        limit=settings.device_bytes,
+        slots=settings.slots if batched else {},
+        rows=max(settings.batch_sizes) if batched else 1,
+        batched=batched,
+    )
     by_base: dict[object, list[Recipe]] = {}
     for recipe in recipes:
         by_base.setdefault(recipe.weights, []).append(recipe)

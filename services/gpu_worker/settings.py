@@ -99,6 +99,10 @@ class WorkerSettings(ServiceSettings):
     device: Literal["cpu", "cuda"] = "cpu"
     """Device to paint on."""
 
+    device_bytes: int = Field(default=0, ge=0)
+    """Bytes of the device that bases, bank and decoding may take together; recipes that need more are refused at the
+    start, as `looksmith recipe check` counts them. 0: no limit on a CPU, what is free on CUDA."""
+
     threads: int = Field(default=0, ge=0)
     """Threads of torch: cores / workers on this machine. 0: torch decides, which is right for one worker."""
 

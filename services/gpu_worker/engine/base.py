@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from safetensors import safe_open
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from looksmith.lora import LoraError, ModuleTable, read_modules
+from looksmith.lora import LoraError, LoraModule, read_modules
 from services.gpu_worker.engine.adapters import path_in
 from services.gpu_worker.engine.model_table import table_of
-from services.gpu_worker.engine.pipelines import Pipeline, PipelineRefused, open_pipeline
+from services.gpu_worker.engine.pipelines import FoundPipeline, Pipeline, PipelineRefused, check_pipeline
 from services.gpu_worker.engine.recipe import COMPONENTS, Recipe
 
 DTYPES = {
@@ -42,23 +43,65 @@ def load_base(recipe: Recipe, device: torch.device) -> Pipeline:
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # of transformers
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of transformers
-    dtype = DTYPES[recipe.dtype]
-    try:
-        pipe = open_pipeline(recipe.base.path, family=recipe.family, dtype=dtype, config=recipe.base.config)
-    except PipelineRefused as refused:
-        raise recipe.mistake("base.source", str(refused)) from None
+    # 1. Refuse by the headers, before anything is read
+    found = check_base(recipe)
+    fused = check_distillation(recipe, found.models)
+    # 2. Read the weights, and distil them
+    pipe = found.open(DTYPES[recipe.dtype])
     pipe.set_progress_bar_config(disable=True)
     if recipe.distill:
         if recipe.distill.kind == "unet":
             _replace_unet(pipe, recipe, recipe.distill.path)
         else:
-            _fuse(pipe, recipe, recipe.distill.path, recipe.distill.scale)
+            _fuse(pipe, recipe, recipe.distill.path, fused, recipe.distill.scale)
+    # 3. To the device, for good
     pipe.to(device)
-    if isinstance(pipe, StableDiffusionXLPipeline) and dtype is torch.float16 and pipe.vae.config.force_upcast:
-        pipe.vae.to(torch.float32)  # as the pipeline does for each picture: in float16 it would paint black
+    pipe.vae.to(vae_dtype(recipe, found))
     for model in models_of(pipe).values():
         model.requires_grad_(requires_grad=False).eval()
     return pipe
+
+
+def check_base(recipe: Recipe) -> FoundPipeline:
+    """What the base consists of, by its headers.
+
+    Raises:
+        RecipeError: it can't be used.
+    """
+    try:
+        return check_pipeline(recipe.base.path, family=recipe.family, config=recipe.base.config)
+    except PipelineRefused as refused:
+        raise recipe.mistake("base.source", str(refused)) from None
+
+
+def check_distillation(recipe: Recipe, models: Mapping[str, nn.Module]) -> tuple[LoraModule, ...]:
+    """Whether a recipe's distillation fits its base, by the headers; ``models`` may be on the device "meta".
+
+    Returns:
+        What a LoRA is fused into; of a distilled UNet, or none, nothing.
+
+    Raises:
+        RecipeError: it does not fit, or can't be read.
+    """
+    if recipe.distill is None:
+        return ()
+    file = recipe.distill.path
+    if recipe.distill.kind == "unet":
+        _check_unet(recipe, file, models["unet"])
+        return ()
+    with _opened(recipe, file):
+        pass
+    try:
+        return read_modules(file, table_of(models, family=recipe.family, digest=""))
+    except LoraError as error:
+        raise recipe.mistake("distill.source", f"is no LoRA for this base: {file.name}: {error}") from None
+
+
+def vae_dtype(recipe: Recipe, found: FoundPipeline) -> torch.dtype:
+    """The recipe's, but float32 where float16 paints black: as SDXL's pipeline does for each picture."""
+    dtype = DTYPES[recipe.dtype]
+    upcast = found.kind is StableDiffusionXLPipeline and found.models["vae"].config.force_upcast
+    return torch.float32 if upcast and dtype is torch.float16 else dtype
 
 
 def models_of(pipe: Pipeline) -> dict[str, nn.Module]:
@@ -66,41 +109,38 @@ def models_of(pipe: Pipeline) -> dict[str, nn.Module]:
     return {name: model for name in COMPONENTS if isinstance(model := getattr(pipe, name, None), nn.Module)}
 
 
-def _replace_unet(pipe: Pipeline, recipe: Recipe, file: Path) -> None:
-    """Puts the weights of a distilled UNet in the place of the base's; every one of them must come, and no other."""
-    own = {name: tuple(tensor.shape) for name, tensor in pipe.unet.state_dict().items()}
+def _check_unet(recipe: Recipe, file: Path, unet: nn.Module) -> None:
+    """Every weight of a distilled UNet must come, and no other."""
+    own = {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()}
     with _opened(recipe, file) as given:
         theirs = {name: tuple(given.get_slice(name).get_shape()) for name in given.keys()}  # noqa: SIM118  # no dict
-        if theirs != own:
-            odd = min(own.items() ^ theirs.items())[0]
-            which = "lacks" if odd not in theirs else "has the unknown" if odd not in own else "has another shape of"
-            raise recipe.mistake("distill.source", f"is no UNet of this base: {file.name} {which} {odd}")
+    if theirs != own:
+        odd = min(own.items() ^ theirs.items())[0]
+        which = "lacks" if odd not in theirs else "has the unknown" if odd not in own else "has another shape of"
+        raise recipe.mistake("distill.source", f"is no UNet of this base: {file.name} {which} {odd}")
+
+
+def _replace_unet(pipe: Pipeline, recipe: Recipe, file: Path) -> None:
+    """Puts the weights of a distilled UNet in the place of the base's."""
+    with _opened(recipe, file) as given:
         for name, parameter in pipe.unet.state_dict().items():
             parameter.copy_(given.get_tensor(name))
 
 
 @torch.no_grad()
-def _fuse(pipe: Pipeline, recipe: Recipe, file: Path, scale: float) -> None:
+def _fuse(pipe: Pipeline, recipe: Recipe, file: Path, modules: tuple[LoraModule, ...], scale: float) -> None:
     """Adds a LoRA to the weights: W += scale * alpha / rank * B A, in float32 at least, rounded once.
 
     Read as strictly as a brand's adapter: each of its tensors is used, or it is refused.
     """
-    table = table_of(models_of(pipe), family=recipe.family, digest="")
     with _opened(recipe, file) as given:
-        for module in _modules(recipe, file, table):
+        for module in modules:
             model = getattr(pipe, module.component)
             weight = model.get_submodule(path_in(model, module.path)).weight
             wide = torch.promote_types(weight.dtype, torch.float32)
             down, up = (given.get_tensor(half).to(wide).flatten(1) for half in (module.down, module.up))
             change = (up @ down).view(weight.shape)
             weight.copy_(weight.to(wide).add_(change, alpha=scale * module.scale))
-
-
-def _modules(recipe: Recipe, file: Path, table: ModuleTable) -> Any:  # noqa: ANN401
-    try:
-        return read_modules(file, table)
-    except LoraError as error:
-        raise recipe.mistake("distill.source", f"is no LoRA for this base: {file.name}: {error}") from None
 
 
 def _opened(recipe: Recipe, file: Path) -> Any:  # noqa: ANN401  # safetensors has no types

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,20 +30,46 @@ from services.gpu_worker.engine.base_weights import (
 from services.gpu_worker.engine.clip_tokenizer import PADS, clip_tokenizer
 from services.gpu_worker.engine.families import SKELETONS
 
-__all__ = ["Pipeline", "PipelineRefused", "open_pipeline"]
+__all__ = ["FoundPipeline", "Pipeline", "PipelineRefused", "check_pipeline", "open_pipeline"]
 
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 _KINDS = {"sdxl": StableDiffusionXLPipeline}
 
 
+@dataclass(frozen=True)
+class FoundPipeline:
+    """A base that can be opened: what it consists of, and where its weights lie."""
+
+    kind: type[Pipeline]
+    models: Mapping[str, Any]  # by component; their weights have shapes but no memory, until it is opened
+    weights: Mapping[str, Stored]  # by component
+    is_original: bool  # one file in the layout of its makers
+    index: Mapping[str, Any]  # of model_index.json
+    parts: Mapping[str, Any]  # scheduler and tokenizers
+
+    def open(self, dtype: torch.dtype) -> Pipeline:
+        """The pipeline on the CPU in ``dtype``, frozen, without a safety checker. It takes the models: once only."""
+        for component, stored in self.weights.items():
+            fill(component, self.models[component], stored, is_original=self.is_original, dtype=dtype)
+        given: dict[str, Any] = {**self.models, **self.parts}
+        if self.kind is StableDiffusionXLPipeline:
+            zeros = self.index.get("force_zeros_for_empty_prompt", True)
+            return self.kind(**given, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
+        return self.kind(**given, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+
 def open_pipeline(source: Path, *, family: str, dtype: torch.dtype, config: Path | None = None) -> Pipeline:
-    """The base on the CPU in ``dtype``, frozen, without a safety checker.
+    """The base on the CPU in ``dtype``, frozen, without a safety checker. The rest is as in check_pipeline."""
+    return check_pipeline(source, family=family, config=config).open(dtype)
+
+
+def check_pipeline(source: Path, *, family: str, config: Path | None = None) -> FoundPipeline:
+    """What a base consists of, by its headers and configs alone.
 
     Args:
         source: a diffusers folder; for sd15 and sdxl a .safetensors file in the original layout, too.
         family: sd15, sdxl, or any other, which then opens as StableDiffusionPipeline.
-        dtype: of all weights.
         config: a diffusers folder whose configs describe a single file; None: the family's, as published.
 
     Raises:
@@ -78,13 +105,7 @@ def open_pipeline(source: Path, *, family: str, dtype: torch.dtype, config: Path
         if component.startswith("text_encoder"):
             name = component.replace("text_encoder", "tokenizer")
             parts[name] = _tokenizer(folder / name, family, configs[component])
-    # 3. Read the weights
-    for component, stored in weights.items():
-        fill(component, models[component], stored, is_original=is_original, dtype=dtype)
-    if kind is StableDiffusionXLPipeline:
-        zeros = index.get("force_zeros_for_empty_prompt", True)
-        return kind(**models, **parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
-    return kind(**models, **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    return FoundPipeline(kind, models, weights, is_original, index, parts)
 
 
 def _of_file(file: Path, family: str) -> dict[str, Stored]:
