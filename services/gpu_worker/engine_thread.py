@@ -38,6 +38,7 @@ class EngineThread:
         self._loop: asyncio.AbstractEventLoop
         self._on_events: Callable[[Sequence[Event]], None] = lambda _events: None
         self._on_failure: Callable[[Exception], None] = lambda _error: None
+        self._loaded = False
 
     def listen(self, on_events: Callable[[Sequence[Event]], None], on_failure: Callable[[Exception], None]) -> None:
         """Who gets events, and what an engine raised that should not raise; both are called on the event loop."""
@@ -47,7 +48,7 @@ class EngineThread:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
         try:
-            await self.call(self.engine.load)
+            await self.call(self._load)
         except BaseException:
             await self._end()
             raise
@@ -97,7 +98,11 @@ class EngineThread:
                 self._unit(self.engine.close)
                 return
             self._unit(command)
-            busy = True  # it may have given the engine work; commands go before steps
+            busy = self._loaded  # it may have given the engine work; commands go before steps
+
+    def _load(self) -> None:
+        self.engine.load()
+        self._loaded = True
 
     def _unit(self, work: Callable[[], Sequence[Event] | None]) -> Sequence[Event]:
         """Does a unit of work; the events that it gave."""

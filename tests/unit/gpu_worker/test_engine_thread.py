@@ -109,3 +109,17 @@ async def test_engine_that_can_t_load_leaves_no_thread_behind() -> None:
         async with thread:
             pass
     assert not thread._thread.is_alive()
+
+
+async def test_an_engine_that_can_not_be_loaded_is_asked_for_no_work() -> None:
+    class Broken(FakeEngine):
+        def load(self) -> None:
+            raise FileNotFoundError("no weights")
+
+        def tick(self) -> Sequence[Event]:
+            raise AttributeError("not loaded")
+
+    with capture_logs() as logs, pytest.raises(FileNotFoundError, match="no weights"):
+        async with EngineThread(Broken([facts()]), clock=steady_clock()):
+            pass
+    assert logs == []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from services.gpu_worker.engine.protocol import (
     StepDone,
     WeightedAdapter,
 )
+from services.gpu_worker.engine.recipe import Distillation
+from services.gpu_worker.engine.reference import ReferenceEngine
+from services.gpu_worker.engine.several_bases import SeveralBases
 from services.gpu_worker.engine.timed import TimedEngine
 from services.gpu_worker.engine.timed_costs import TimedCosts
 from tests.unit.gpu_worker.engine import tiny
@@ -35,16 +39,43 @@ from tests.unit.gpu_worker.engine import tiny
 A, B = "a" * 64, "b" * 64
 
 
-@pytest.fixture(params=["fake", "timed", "reference", "bank"])
-def engine(request: pytest.FixtureRequest, base: Path) -> Engine:
+@pytest.fixture(scope="module")
+def two_banks(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """One as "bank" and one whose base has another distillation; they share a bank, as those of one family do."""
+    folder = tmp_path_factory.mktemp("banks")
+    distillation = Distillation(tiny.write_lora("kohya", tiny.random_lora(base, seed=9), folder))
+    plain = tiny.tiny_recipe(base)
+    banks: list[BankEngine] = []
+    for recipe in (plain, replace(plain, name="studio-distilled", distill=distillation)):
+        bank = BankEngine(
+            ReferenceEngine([recipe], device="cpu", threads=1, slots=8, clock=steady_clock()),
+            slots={8: 8},
+            batch_sizes=(1, 2, 4),
+            compiled=folder / "compiled",
+            compiled_bytes=1 << 30,
+            beside=banks[0] if banks else None,
+        )
+        banks.append(bank)
+    engine = SeveralBases(banks)
+    engine.load()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["fake", "timed", "reference", "bank", "two_banks"])
+def engine(request: pytest.FixtureRequest, base: Path) -> Iterator[Engine]:
     if request.param == "fake":
-        return FakeEngine([tiny.tiny_recipe(base).weighed()])
+        yield FakeEngine([tiny.tiny_recipe(base).weighed()])
+        return
     if request.param == "timed":
         costs = TimedCosts.measured(scale=0.01)
         recipes = [tiny.tiny_recipe(base).weighed()]
-        return TimedEngine(recipes, costs=costs, batch_sizes=(1, 2, 4), slots=8, clock=steady_clock())
+        yield TimedEngine(recipes, costs=costs, batch_sizes=(1, 2, 4), slots=8, clock=steady_clock())
+        return
     engine: Engine = request.getfixturevalue(request.param)
-    return engine
+    yield engine
+    for digest in (A, B):  # one is loaded once, for all tests
+        engine.evict(digest)
 
 
 def job(*adapters: str, **changes: Any) -> EngineJob:  # noqa: ANN401  # values of any field
@@ -107,7 +138,7 @@ def test_rests_while_nothing_runs(engine: Engine) -> None:
 
 
 def test_says_what_it_serves(engine: Engine) -> None:
-    (facts,) = engine.recipes
+    facts = engine.recipes[0]
     assert (facts.name, facts.steps, facts.sizes) == ("studio", (1, 2, 4, 8), ((128, 128),))
     assert engine.max_jobs >= 1
     assert engine.max_rows >= 1
@@ -271,6 +302,13 @@ def test_each_adapter_weight_and_mix_paints_its_own_picture(engine: Engine, file
     half = job(adapters=(WeightedAdapter(A, 0.5),))
     pictures = [picture(engine, each) for each in (job(), job(A), job(B), job(A, B), half)]
     assert len(set(pictures)) == 5
+
+
+@pytest.mark.parametrize("engine", ["two_banks"], indirect=True)
+def test_each_recipe_paints_its_own_picture_with_the_same_adapter(engine: Engine, files: dict[str, Path]) -> None:
+    placed(engine, files, A)
+    plain, distilled = (picture(engine, job(A, recipe=facts.name)) for facts in engine.recipes)
+    assert plain != distilled
 
 
 def test_what_else_is_on_the_device_changes_no_picture(engine: Engine, files: dict[str, Path]) -> None:
