@@ -7,6 +7,8 @@ registry      races, lost answers, crashes, starts, garbage, uploads, resolving 
 placement     the router's choice of a worker, in virtual time, beside simpler ones
 failover      workers, routers and registries killed, stopped, hung and restarted under callers
 router        what it costs, overload, fairness, portions, outages and an autoscaler, in real processes
+recipes       every shipped recipe beside bare diffusers
+readiness     until a worker serves; full_size: SDXL with 64 brands
 brands        many brands: files, and a registry that has them
 charts        draws what engine kept; placement_chart: what placement kept
 
@@ -29,5 +31,7 @@ router_stack  parts to be started anew        load          callers, a process; 
 router_hop    and stalled readers             scripted_worker  answers at once, for both of these
 router_overload  and a greedy brand           router_portions  sixteen pictures over four workers
 router_calm   full load without false alarms  router_outage  no records; router_scaling: 1 -> 0 -> 1 workers
+reduced_bases  small bases for all recipes     single_files  checkpoints in one file
+random_bases  the same at full size
 placement_simulation  a router in virtual time, with simulated_workers, placement_demand and placement_policies
 """
