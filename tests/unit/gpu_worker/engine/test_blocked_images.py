@@ -23,6 +23,7 @@ from services.gpu_worker.engine.protocol import (
     ImageReady,
     ImageTask,
     JobDone,
+    PreviewReady,
     Stage,
     StageDone,
     StepDone,
@@ -150,6 +151,17 @@ def test_blocked_picture_is_stepped_and_decoded_as_any_other_and_charged_for(
     assert (stages.count(Stage.DENOISE), stages.count(Stage.VAE_DECODE)) == (3, 3)
     assert isinstance(events[-1], JobDone)
     assert events[-1].gpu_seconds > 0
+
+
+@pytest.mark.parametrize("engine", ["reference", "bank"])
+def test_previews_are_looked_at_too(request: pytest.FixtureRequest, engine: str) -> None:
+    making: Making = request.getfixturevalue(f"strict_{engine}")
+    job = replace(THREE, preview_every=1)
+
+    def previews(*, blocked: bool) -> int:
+        return sum(isinstance(event, PreviewReady) for event in run(making(lambda _job, _image: blocked), job))
+
+    assert (previews(blocked=False), previews(blocked=True)) == (9, 0)
 
 
 def test_checker_is_asked_about_the_job_and_the_picture_s_index_in_the_request() -> None:
