@@ -120,10 +120,13 @@ def test_a_block_holds_every_module_of_a_file_and_nothing_else(
 
 
 def effects(pipe: weightless.Pipeline, changes: Mapping[str, Change]) -> dict[str, bool]:
-    """Whether each layer that is adapted gives what the base and the file say, and what no change says is wrong."""
+    """Whether each layer that is adapted gives what the base and the file say, and what no change says is wrong.
+
+    A layer that was left without its adapter's weights is wrong too: it gives whatever the memory held.
+    """
     found = {}
     for name, layer in weightless.adapted(pipe, ADAPTER).items():
-        if name not in changes:
+        if name not in changes or any(parameter.is_meta for parameter in layer.parameters()):
             found[name] = False
             continue
         inputs = probe(changes[name])
