@@ -20,6 +20,7 @@ from services.registry.errors import (
     AliasNotFound,
     DigestNotFound,
     NothingToRollBack,
+    PublishedForOtherFamily,
     RequestIdReused,
     VersionAliased,
     VersionNotFound,
@@ -233,6 +234,7 @@ def already_published(state: AdapterState | None, header: PublishHeader) -> Publ
     Raises:
         RequestIdReused: the request id published another file.
         AdapterYanked: the adapter holds this file as a version that another request published, and that was yanked.
+        PublishedForOtherFamily: it holds this file for a base of another family.
     """
     if state is None:
         return None
@@ -244,6 +246,8 @@ def already_published(state: AdapterState | None, header: PublishHeader) -> Publ
     if held := state.with_digest(header.digest):
         if held.is_yanked:
             raise AdapterYanked(held.version, field="digest")
+        if held.version.manifest.family != header.family:
+            raise PublishedForOtherFamily(held.version, header.family)
         return Published(held.version, already_existed=True, aliases=state.aliases_of(held.version.version))
     return None
 

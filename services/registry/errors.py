@@ -11,7 +11,8 @@ LooksmithError
 │   ├── DigestNotFound
 │   └── UploadNotFound
 ├── AlreadyExists
-│   └── RequestIdReused
+│   ├── RequestIdReused
+│   └── PublishedForOtherFamily
 ├── FailedPrecondition
 │   ├── AdapterYanked
 │   ├── ConfirmationMissing
@@ -147,6 +148,21 @@ class RequestIdReused(AlreadyExists):
         super().__init__(
             f"request_id {request_id!r} {what}; choose another id",
             metadata={"version": str(version), "digest": digest},
+        )
+
+
+class PublishedForOtherFamily(AlreadyExists):
+    """The adapter holds this very file, for a base of another family than is asked for now."""
+
+    reason = "FAMILY_DIFFERS"
+
+    def __init__(self, version: AdapterVersion, family: str) -> None:
+        name = f"{version.brand}/{version.adapter}@{version.version}"
+        message = f"{name} is this file, for the family {version.manifest.family!r}, not {family!r}"
+        super().__init__(
+            message,
+            metadata={"version": str(version.version), "family": version.manifest.family},
+            violations=_violation("family", message, self.reason),
         )
 
 

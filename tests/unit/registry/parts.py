@@ -76,7 +76,7 @@ def a_core(
 ) -> Core:
     return assemble(
         store=store,
-        judging=judging({"tiny": TABLE}, Limits(file_bytes=1 << 20)),
+        judging=judging({"tiny": TABLE, "other": TABLE}, Limits(file_bytes=1 << 20)),
         around=surroundings(clock, seed=seed),
         head_max_age_s=max_age_s,
         part_bytes=part_bytes,

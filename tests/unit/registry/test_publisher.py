@@ -15,6 +15,7 @@ from services.registry.errors import (
     BrandQuota,
     DigestMismatch,
     OutcomeUnknown,
+    PublishedForOtherFamily,
     RequestIdReused,
     StoreUnavailable,
 )
@@ -85,6 +86,15 @@ async def test_the_same_file_again_makes_no_version_and_moves_no_alias() -> None
     assert (await core.catalog.get("acme", "style")).seq == 2
 
 
+async def test_the_same_file_for_a_base_of_another_family_is_refused_and_not_taken_for_the_one_that_is_there() -> None:
+    core = await a_core_with_brand()
+    await publish(core, lora_file())
+    with pytest.raises(PublishedForOtherFamily) as caught:
+        await publish(core, lora_file(), family="other")
+    assert [violation.field for violation in caught.value.violations] == ["family"]
+    assert (await core.catalog.get("acme", "style")).seq == 1
+
+
 async def test_a_repeated_request_gets_its_first_answer() -> None:
     core = await a_core_with_brand()
     first = await publish(core, lora_file(), request_id="r1")
@@ -128,7 +138,7 @@ async def test_a_brand_s_quota_counts_each_file_once() -> None:
 
 async def test_an_unknown_family_is_refused_and_the_known_ones_are_named() -> None:
     core = await a_core_with_brand()
-    with pytest.raises(InvalidField, match="known families: tiny") as caught:
+    with pytest.raises(InvalidField, match="known families: other, tiny") as caught:
         await publish(core, lora_file(), family="sd15")
     assert caught.value.violations[0].field == "family"
 
