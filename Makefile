@@ -7,7 +7,7 @@ PROTOS := $(wildcard protos/looksmith/*/*.proto)
 STUBS := --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos lint test verify demo up docs studio constraints
+.PHONY: help setup protos lint test verify demo loadtest up docs studio constraints
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r target doc; do printf '%-12s %s\n' "$$target" "$$doc"; done
@@ -49,6 +49,11 @@ verify: $(READY)  ## the long proofs, each with its bars: registry, placement, f
 
 demo: $(READY)  ## publish four brands, place them, paint them, see where the time went (a minute)
 	$(BIN)/looksmith demo
+
+DURATION ?= 1200
+loadtest: $(READY)  ## the talk's test with chaos, for DURATION seconds (default 1200); draws build/loadtest.svg
+	@mkdir -p build
+	$(BIN)/looksmith loadtest --chaos --duration $(DURATION) --json build/loadtest.json --plot build/loadtest.svg
 
 up: $(READY)  ## run the local stack until Ctrl-C
 	$(BIN)/looksmith up

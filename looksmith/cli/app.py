@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from looksmith.cli import access, bases, brand_records, demo, fleet, history, painting, publishing, recipes, up, upkeep
+from looksmith.cli import (
+    access,
+    bases,
+    brand_records,
+    demo,
+    fleet,
+    history,
+    loadtest,
+    painting,
+    publishing,
+    recipes,
+    up,
+    upkeep,
+)
 
 HELP = """Publish brands' LoRA adapters, paint with them, and see where and how fast it was done.
 
@@ -21,6 +34,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="
 for command, example in (
     (demo.demo, "looksmith demo --out pictures"),
     (up.up, "looksmith up --workers 1"),
+    (loadtest.loadtest, "looksmith loadtest --duration 120 --chaos --plot loadtest.svg"),
     (publishing.publish, "looksmith publish inkwell/house-style ./house-style.safetensors --alias production"),
     (painting.generate, "looksmith generate inkwell 'a red mug on a sky background' -n 2 --show --trace"),
     (publishing.brands, "looksmith brands --json"),

@@ -41,6 +41,7 @@ class RunningStore:
     access_key: str
     secret_key: str
     bucket: str
+    pid: int = 0  # of a process of our own
 
     def beside(self, name: str) -> RunningStore:
         """Another bucket in the same store."""
@@ -116,7 +117,7 @@ async def seaweedfs(
         )
     try:
         await _ready(store, process, log_file)
-        yield store
+        yield replace(store, pid=process.pid)
     finally:
         await _stop(process)
 
