@@ -28,10 +28,18 @@ class Mortal:
     """``start`` begins a life. As a context manager it is killed on the way out, if it lives."""
 
     def __init__(
-        self, name: str, argv: Sequence[str | Path], *, port: int, environ: Mapping[str, str], logs: Path
+        self,
+        name: str,
+        argv: Sequence[str | Path],
+        *,
+        port: int,
+        environ: Mapping[str, str],
+        logs: Path,
+        cwd: Path = CHECKOUT,
     ) -> None:
+        """``cwd``: the checkout that it runs."""
         self.name, self.port = name, port
-        self._argv, self._environ, self._logs = argv, environ, logs
+        self._argv, self._environ, self._logs, self._cwd = argv, environ, logs, cwd
         self._process: asyncio.subprocess.Process | None = None
         self._lives = 0
 
@@ -62,7 +70,7 @@ class Mortal:
         self._lives += 1
         with self.log.open("wb") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *self._argv, cwd=CHECKOUT, env=self._environ, stdout=output, stderr=output, start_new_session=True
+                *self._argv, cwd=self._cwd, env=self._environ, stdout=output, stderr=output, start_new_session=True
             )
 
     def signal(self, number: signal.Signals) -> None:

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import logging
+import shutil
 import sys
 import tempfile
 import time
@@ -32,12 +33,15 @@ from benchmarks.loadtest.users import Users
 from benchmarks.loadtest.verdict import BARS, Window
 from benchmarks.references import look_alikes, references
 from benchmarks.report import machine, report
+from looksmith.cli.stack import CHECKOUT
 
 #: Of each number of workers that is scheduled, undisturbed: seconds in a full run, and at least in a short one.
 CAPACITY_S, CAPACITY_AT_LEAST_S = 60.0, 8.0
 #: Before each of them, for caches to fill.
 SETTLES_S = 3.0
 _LOOK_EVERY_S = 1.0
+#: Where the logs of a run go that fell short.
+LOGS = CHECKOUT / "build/loadtest-logs"
 
 
 @dataclass
@@ -196,9 +200,16 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     asked = _arguments()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    with tempfile.TemporaryDirectory(prefix="looksmith-loadtest-") as folder:
-        told = asyncio.run(run(asked, Path(folder)))
-    held = report(told["figures"], {name: bar for name, bar in BARS.items() if name in told["figures"]}, file=None)
+    with tempfile.TemporaryDirectory(prefix="looksmith-loadtest-") as made:
+        held = False
+        try:
+            told = asyncio.run(run(asked, Path(made)))
+            bars = {name: bar for name, bar in BARS.items() if name in told["figures"]}
+            held = report(told["figures"], bars, file=None)
+        finally:
+            if not held and (logs := Path(made) / "logs").is_dir():
+                shutil.copytree(logs, LOGS, dirs_exist_ok=True)
+                print(f"what every process said is in {LOGS}")
     print("adapters were found:", ", ".join(f"{tier} {share:.1%}" for tier, share in told["tiers"].items()))
     if told["chaos"]:
         print("meanwhile:", ", ".join(f"{count} x {what}" for what, count in told["chaos"].items()))
