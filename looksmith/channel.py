@@ -1,8 +1,9 @@
-"""A channel whose every call carries the same metadata, such as a token. Knows no service."""
+"""How a server is dialled: by TLS or not, and with what every call carries, such as a token. Knows no service."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,6 +11,38 @@ import grpc
 Details = grpc.aio.ClientCallDetails
 Continuation = Callable[[Details, Any], Awaitable[Any]]
 Metadata = Callable[[], Sequence[tuple[str, str]]]
+
+
+def dial(
+    address: str,
+    *,
+    credentials: grpc.ChannelCredentials | None = None,
+    metadata: Metadata | None = None,
+    options: Sequence[tuple[str, Any]] = (),
+) -> grpc.aio.Channel:
+    """A channel, by TLS if there are ``credentials``; whoever opens it closes it.
+
+    ``metadata`` is asked anew for each call, except those that stream both ways, which carry their own.
+    """
+    interceptors = adding(metadata) if metadata else None
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
+    return grpc.aio.secure_channel(address, credentials, options=options, interceptors=interceptors)
+
+
+def tls(ca: Path, certificate: Path | None = None, key: Path | None = None) -> grpc.ChannelCredentials:
+    """What to dial with by TLS: the CAs that servers are checked by, and for mutual TLS one's own certificate and key.
+
+    All of them are PEM files, the key without a passphrase.
+
+    Raises:
+        OSError: a file can't be read.
+        ValueError: one of certificate and key is there without the other.
+    """
+    if (certificate is None) is not (key is None):
+        raise ValueError("a certificate and its key go together")
+    pair = (key.read_bytes(), certificate.read_bytes()) if certificate and key else ()
+    return grpc.ssl_channel_credentials(ca.read_bytes(), *pair)
 
 
 def bearer(token: str) -> Sequence[tuple[str, str]]:

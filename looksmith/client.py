@@ -15,6 +15,7 @@ from typing import Self
 
 import grpc
 
+from looksmith.channel import bearer, dial
 from looksmith.errors import DataLoss, DeadlineExceeded, LooksmithError, Unavailable, error_from_rpc
 from looksmith.v1 import generation_pb2 as pb
 from looksmith.v1 import generation_pb2_grpc as rpc
@@ -145,15 +146,24 @@ class Looksmith:
 
     Args:
         routers: addresses, host:port, tried in turn; a request that one of them drops goes on at the next.
+        token: what every call shows, where routers ask for one.
+        credentials: to dial by TLS, as looksmith.channel.tls makes them; None: plaintext.
         max_resumes: how often one request may be resumed before its error is the caller's.
     """
 
     def __init__(
-        self, routers: Sequence[str], *, max_resumes: int = 4, new_id: Callable[[], str] | None = None
+        self,
+        routers: Sequence[str],
+        *,
+        token: str = "",
+        credentials: grpc.ChannelCredentials | None = None,
+        max_resumes: int = 4,
+        new_id: Callable[[], str] | None = None,
     ) -> None:
         if not routers:
             raise ValueError("name at least one router")
         self._addresses = tuple(routers)
+        self._shown, self._credentials = tuple(bearer(token)), credentials
         self._max_resumes = max_resumes
         self._new_id = new_id or (lambda: uuid.uuid4().hex)
         self._stack = AsyncExitStack()
@@ -162,7 +172,7 @@ class Looksmith:
 
     async def __aenter__(self) -> Self:
         for address in self._addresses:
-            channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            channel = dial(address, credentials=self._credentials, options=CHANNEL_OPTIONS)
             self._channels.append(await self._stack.enter_async_context(channel))
         return self
 
@@ -217,7 +227,7 @@ class Looksmith:
         async with asyncio.timeout(timeout_s) as limit:
             for resumed in range(self._max_resumes + 1):
                 left = (limit.when() or 0) - asyncio.get_running_loop().time()
-                call = self._stub().Generate(progress.next_request(), timeout=left, metadata=tuple(metadata))
+                call = self._stub().Generate(progress.next_request(), timeout=left, metadata=(*metadata, *self._shown))
                 try:
                     async for response in call:
                         progress.take(response)

@@ -72,7 +72,7 @@ def is_digest(pick: int | str) -> bool:
 
 
 class Action(StrEnum):
-    """What a token can be allowed."""
+    """What a caller can be allowed."""
 
     READ = "read"
     """See records and histories, resolve references, download files."""
@@ -82,6 +82,12 @@ class Action(StrEnum):
     """Move protected aliases, and yank versions."""
     MANAGE = "manage"
     """Change and delete brands' records."""
+    GENERATE = "generate"
+    """Paint with a brand, and ask where it would be done."""
+    OPERATE = "operate"
+    """Look after the fleet: see workers and usage, warm, drain, evict, reset; and what scalers ask."""
+    SERVE = "serve"
+    """Join a router as a worker."""
 
 
 class Tier(IntEnum):

@@ -6,8 +6,10 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import grpc
@@ -15,7 +17,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from looksmith.channel import adding, bearer
+from looksmith.channel import bearer, dial, tls
 from looksmith.cli.terminal import Problem, one_line_errors
 from looksmith.client import CHANNEL_OPTIONS
 from looksmith.errors import DeadlineExceeded, Unavailable, Unimplemented, error_from_rpc
@@ -41,7 +43,17 @@ TRACES_DEFAULT = f"http://127.0.0.1:{PORT + 3}"
 _CAUSES = (
     ("Connection refused", "connection refused; is the stack up? `looksmith up` starts one"),
     ("HTTP/2", "what listens there is no gRPC server; check the address"),
-    ("Socket closed", "it hung up: it stopped, it wants TLS (Looksmith speaks plaintext), or it is no gRPC server"),
+    ("certificate has expired", "its certificate has expired"),
+    ("WRONG_VERSION_NUMBER", "it speaks no TLS; unset LOOKSMITH_TLS_CA if that is as it should be"),
+    ("Hostname Verification", "its certificate does not name this host; dial it by a name that is in it"),
+    ("Tls handshake failed", "its certificate is not of a CA in LOOKSMITH_TLS_CA"),
+    (
+        "Socket closed",
+        (
+            "it hung up: it stopped, it wants TLS (LOOKSMITH_TLS_CA) or a client certificate that it trusts "
+            "(LOOKSMITH_TLS_CERT), or it is no gRPC server"
+        ),
+    ),
     ("resolv", "no such host; write HOST:PORT"),
 )
 
@@ -70,19 +82,51 @@ def run(work: Coroutine[Any, Any, T]) -> T:
             raise Problem("stopped before it was done", 128 + signals[0]) from None  # the code that shells have for it
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What servers are shown, and how they are dialled: by TLS if there are credentials."""
+
+    token: str = field(default="", repr=False)
+    credentials: grpc.ChannelCredentials | None = None
+
+
+def shown(environ: Mapping[str, str] = os.environ) -> Shown:
+    """What LOOKSMITH_TOKEN and LOOKSMITH_TLS_* say: an option with a token would be seen by all users.
+
+    Raises:
+        Problem: a file can't be read, or a variable lacks its other half.
+    """
+    token = environ.get("LOOKSMITH_TOKEN", "")
+    ca, *mine = (environ.get(f"LOOKSMITH_TLS_{name}") for name in ("CA", "CERT", "KEY"))
+    if not ca:
+        if any(mine):
+            raise Problem("LOOKSMITH_TLS_CA: is required with LOOKSMITH_TLS_CERT and LOOKSMITH_TLS_KEY", 2)
+        return Shown(token)
+    try:
+        return Shown(token, tls(Path(ca), *(Path(file) if file else None for file in mine)))
+    except (OSError, ValueError) as error:
+        raise Problem(f"LOOKSMITH_TLS_*: {error}", 2) from None
+
+
 @asynccontextmanager
-async def connected(address: str, *, token: str = "") -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to the first of ``address``; errors inside it say whether that could be reached at all."""
+async def connected(address: str, *, as_who: Shown | None = None) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to the first of ``address``; errors inside it say whether that could be reached at all.
+
+    The server is shown ``as_who``, or else what the environment says.
+    """
     first = address.partition(",")[0]
+    who = as_who or shown()
     with reaching(first):
-        interceptors = adding(lambda: bearer(token))
-        async with grpc.aio.insecure_channel(first, options=CHANNEL_OPTIONS, interceptors=interceptors) as channel:
+        metadata = bearer(who.token)
+        async with dial(
+            first, credentials=who.credentials, metadata=lambda: metadata, options=CHANNEL_OPTIONS
+        ) as channel:
             yield channel
 
 
 def to_registry(address: str) -> AbstractAsyncContextManager[grpc.aio.Channel]:
-    """A channel to a registry, which is shown the token of LOOKSMITH_TOKEN: an option would be seen by all users."""
-    return connected(address, token=os.environ.get("LOOKSMITH_TOKEN", ""))
+    """A channel to a registry."""
+    return connected(address)
 
 
 @contextmanager

@@ -30,13 +30,17 @@ call_seconds = meter.create_histogram("looksmith_call", unit="s", description="T
 
 @dataclass
 class Call:
-    """One call on its way through the layers; ``code`` and ``reason`` are settled when the innermost layer is left."""
+    """One call on its way through the layers; ``code`` and ``reason`` are settled when the innermost layer is left.
+
+    ``once_read`` sees the request of a call that has but one, before the servicer does; what it raises is answered.
+    """
 
     method: str
     context: grpc.aio.ServicerContext[Any, Any]
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, str] = field(repr=False)  # holds tokens
     code: grpc.StatusCode = grpc.StatusCode.OK
     reason: str = ""
+    once_read: list[Callable[[object], None]] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -63,23 +67,33 @@ class LayeredInterceptor(grpc.aio.ServerInterceptor):
             return None
         metadata = {key: value for key, value in details.invocation_metadata or () if isinstance(value, str)}
 
-        def read(request: object) -> object:
+        def read(request: object, call: Call) -> object:
+            if handler.request_streaming:
+                return request
             # A single request is read in here, not by grpc, so that bytes which are none are answered like all else.
-            return request if handler.request_streaming else handler.request_deserializer(request)
+            message = handler.request_deserializer(request)
+            for look in call.once_read:
+                look(message)
+            return message
 
         async def unary(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> object:
-            async with self._entered(Call(details.method, context, metadata)):
-                return await (handler.unary_unary or handler.stream_unary)(read(request), context)
+            call = Call(details.method, context, metadata)
+            async with self._entered(call):
+                return await (handler.unary_unary or handler.stream_unary)(read(request, call), context)
 
         async def stream(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             # Written here, not yielded: a cancelled call then ends inside the layers, which can tell.
             behaviour = handler.unary_stream or handler.stream_stream
+            call = Call(details.method, context, metadata)
             async with (
-                self._entered(Call(details.method, context, metadata)),
-                aclosing(behaviour(read(request), context)) as responses,
+                self._entered(call),
+                aclosing(behaviour(read(request, call), context)) as responses,
             ):
                 async for response in responses:
-                    await context.write(response)
+                    try:
+                        await context.write(response)
+                    except grpc.aio.InternalError:  # the caller was gone before grpc had heard of it
+                        raise asyncio.CancelledError from None
 
         kind = ("stream" if handler.request_streaming else "unary", "stream" if handler.response_streaming else "unary")
         make = getattr(grpc, "_".join((*kind, "rpc_method_handler")))

@@ -18,7 +18,11 @@ from services.chassis.final_prompt import final_prompt
 
 MAX_IMAGES = 16
 MAX_PROMPT_CHARACTERS = 8000
+#: A prompt in a brand's template, behind the trigger words of three adapters.
+MAX_FINAL_PROMPT_CHARACTERS = 24_000
 MAX_REQUEST_ID_CHARACTERS = 128
+#: As long as a DNS name may be.
+MAX_ROUTER_CHARACTERS = 253
 
 
 class FamilyMismatch(FailedPrecondition):
@@ -53,6 +57,11 @@ class Pinned:
     router: str
     portion: int = 0
 
+    def __post_init__(self) -> None:
+        _check_prompt("pinned.final_prompt", self.final_prompt, MAX_FINAL_PROMPT_CHARACTERS)
+        if len(self.router) > MAX_ROUTER_CHARACTERS:
+            raise InvalidField("pinned.router", f"has over {MAX_ROUTER_CHARACTERS} characters")
+
 
 @dataclass(frozen=True)
 class PaintRequest:
@@ -84,8 +93,8 @@ class PaintRequest:
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise InvalidField("prompt", "is required", reason="PROMPT_EMPTY")
-        if len(self.prompt) > MAX_PROMPT_CHARACTERS:
-            raise InvalidField("prompt", f"has over {MAX_PROMPT_CHARACTERS} characters", reason="PROMPT_TOO_LONG")
+        _check_prompt("prompt", self.prompt, MAX_PROMPT_CHARACTERS)
+        _check_prompt("negative_prompt", self.negative_prompt or "", MAX_PROMPT_CHARACTERS)
         if len(self.request_id) > MAX_REQUEST_ID_CHARACTERS or not self.request_id.isprintable():
             raise InvalidField("request_id", f"must be at most {MAX_REQUEST_ID_CHARACTERS} printable characters")
         if not 1 <= self.count <= MAX_IMAGES:
@@ -102,6 +111,11 @@ class PaintRequest:
         if self.no_adapters:
             return ()
         return self.adapters or brand.default_adapters
+
+
+def _check_prompt(field: str, text: str, limit: int) -> None:
+    if len(text) > limit:
+        raise InvalidField(field, f"has over {limit} characters", reason="PROMPT_TOO_LONG")
 
 
 @dataclass(frozen=True)

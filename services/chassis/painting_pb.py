@@ -24,6 +24,11 @@ IMAGE_FORMAT_TO_PB = {
 }
 
 
+_TIERS = {int(tier): tier for tier in Tier}
+#: Seconds that protobuf lets a duration have: 10 000 years.
+_LONGEST_S = 315_576_000_000
+
+
 def request_from_pb(message: pb.GenerateRequest, *, new_request_id: str) -> PaintRequest:
     """The request, checked field by field; ``new_request_id`` names one that came without.
 
@@ -153,7 +158,15 @@ def tier_to_pb(tier: Tier | None) -> pb.Tier.ValueType:
 
 
 def tier_from_pb(tier: pb.Tier.ValueType) -> Tier | None:
-    return Tier(tier) if tier else None
+    """None: it was not said, or is one that only newer releases know."""
+    return _TIERS.get(tier)
+
+
+def seconds_from_pb(field: str, duration: Duration) -> float:
+    """Raises: Malformed, unless it is a time that can have passed."""
+    if not 0 <= duration.seconds <= _LONGEST_S or not 0 <= duration.nanos < 10**9:
+        raise Malformed(field, "must be from 0 to 10 000 years")
+    return duration.ToNanoseconds() / 1e9
 
 
 def duration_to_pb(seconds: float) -> Duration:

@@ -11,6 +11,8 @@ from typing import Any
 
 import structlog
 
+from services.chassis.stacks import stacks_on_signal
+
 log = structlog.get_logger()
 
 #: Exit code of a process that could not start; what ends it later is a signal or a bug.
@@ -32,7 +34,10 @@ def start_or_say_why(service: str) -> Iterator[None]:
 
 
 async def run_until_signal(service: AbstractAsyncContextManager[Any]) -> None:
-    """Holds a service open until SIGTERM or SIGINT, then closes it; a second signal ends the process at once."""
+    """Holds a service open until SIGTERM or SIGINT, then closes it; a second signal ends the process at once.
+
+    SIGUSR1 tells what it is at, also while it starts and ends.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -44,5 +49,6 @@ async def run_until_signal(service: AbstractAsyncContextManager[Any]) -> None:
 
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, on_signal, each)
-    async with service:
-        await stop.wait()
+    with stacks_on_signal():
+        async with service:
+            await stop.wait()

@@ -6,6 +6,7 @@ Knows nothing of any one setting beyond those that every server has.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -27,13 +28,51 @@ class ServiceSettings(BaseModel):
     env_prefix: ClassVar[str]
 
     host: str = "127.0.0.1"
-    """Address to listen on. Loopback unless told otherwise: traffic is plaintext until TLS is configured."""
+    """Address to listen on. Loopback unless told otherwise; beyond it a server asks for TLS and for tokens or client
+    certificates, or to be told that it needs none."""
 
     port: int = Field(default=0, ge=0, le=65535)
     """Port to listen on. 0: any free one, which the log names."""
 
     metrics_port: int | None = None
     """Port of /metrics on the same host. Unset: no metrics are served; 0: any free one, which the log names."""
+
+    health_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port of a second server on the same host, plaintext, with grpc.health.v1 and nothing else, for a kubelet that has
+    no certificate. Unset: none; 0: any free one, which the log names."""
+
+    tls_cert: Path | None = None
+    """PEM file of this server's certificate, then of what stands between it and its CA. Set: it serves with TLS 1.2 or
+    newer, reads the file again when it changes, and shows the certificate wherever it dials others by TLS."""
+
+    tls_key: Path | None = None
+    """PEM file of that certificate's private key, without a passphrase. Required with it."""
+
+    tls_client_ca: Path | None = None
+    """PEM file of the CAs of which callers must show a certificate (mutual TLS). Unset: callers need none."""
+
+    tls_ca: Path | None = None
+    """PEM file of the CAs that certificates of other services are checked by. Set: they are dialled by TLS. Unset:
+    plaintext."""
+
+    tokens: Path | None = None
+    """TOML file of who may do what: [[token]] tables with name, sha256 of a bearer token or the name in a client's
+    certificate, actions (read, publish, promote, manage, generate, operate, serve) and brands (patterns such as
+    "acme-*"). May be replaced at any time. Unset: whoever gets as far as the port may do everything, as on a laptop."""
+
+    allow_plaintext: bool = False
+    """Whether to listen beyond loopback without TLS. False: whoever can read the traffic reads tokens and prompts."""
+
+    allow_anonymous: bool = False
+    """Whether to listen beyond loopback with neither tokens nor mutual TLS. False: anyone might do everything."""
+
+    max_calls_per_caller: int = Field(default=1024, ge=0)
+    """Calls of one caller that are answered at once, sessions and watches aside; of callers without a name, of one
+    host. 1024: far more than a router sends to anyone. 0: any."""
+
+    max_connection_age_s: float = Field(default=0.0, ge=0)
+    """Seconds after which a caller is asked to connect anew, which spreads callers over replicas that came later; what
+    is under way goes on. 0: never, which is right for one replica."""
 
     shutdown_grace_s: float = Field(default=30.0, ge=0)
     """Seconds that running calls may take to finish after SIGTERM."""

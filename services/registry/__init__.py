@@ -22,6 +22,7 @@ publisher      from an upload to a version
 catalog        everything else about adapters
 brands         records of brands
 paging         page tokens
+status         how the store does at this moment
 core           all of the above, put together
 content        a file to be published, in pieces
 convert        protobuf, at the edge

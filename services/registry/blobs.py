@@ -65,6 +65,8 @@ class Blobs:
         names: dict[int, list[str]] = {}
         async for found in listing_of(self._store, layout.part(blob, "")):
             name = found.key.removeprefix(layout.part(blob, ""))
+            if not layout.is_part_name(name):
+                continue
             index = layout.part_index(name)
             if found.size == min(self.part_bytes, size - index * self.part_bytes):
                 names.setdefault(index, []).append(name)

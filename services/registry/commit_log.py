@@ -225,11 +225,14 @@ class CommitLog(Generic[E, S]):
         raise OutcomeUnknown
 
     async def _newest(self) -> Entry[E, S] | None:
-        last, more = 0, True
+        last, seen, more = 0, layout.slot(self._prefix, 0), True
         while more:
-            found = await self._store.keys(self._prefix, start_after=layout.slot(self._prefix, last), limit=LISTED)
-            last = layout.slot_seq(found[-1]) if found else last
-            more = len(found) == LISTED
+            found = await self._store.keys(self._prefix, start_after=seen, limit=LISTED)
+            numbers = [layout.slot_number(key) or 0 for key in found]
+            # A strange object in the log's place is none of its records.
+            records = (n for n, key in zip(numbers, found, strict=True) if key == layout.slot(self._prefix, n))
+            last = max(records, default=last)
+            seen, more = found[-1] if found else seen, len(found) == LISTED
         return await self._read(last) if last else None
 
     async def _read(self, seq: int) -> Entry[E, S] | None:

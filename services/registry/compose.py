@@ -12,12 +12,11 @@ import structlog
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from looksmith.lora import Limits, ModuleTable
-from looksmith.nouns import PRODUCTION
+from looksmith.nouns import PRODUCTION, Action
 from looksmith.v1 import brand_pb2_grpc, registry_pb2_grpc
-from services.chassis.interceptors import Layer
+from services.chassis.access import caller
 from services.chassis.process import CannotStart
 from services.chassis.server import RunningServer, ServedApi, grpc_server
-from services.registry.access import AccessFileError, TokenFile, authenticated, caller, protecting
 from services.registry.commit_log import Surroundings
 from services.registry.core import Core, assemble
 from services.registry.errors import StoreRefused, StoreUnavailable
@@ -61,7 +60,10 @@ async def registry(settings: RegistrySettings) -> AsyncIterator[RunningServer]:
                     region=settings.store_region,
                 )
             )
-        except (StoreUnavailable, StoreRefused, ValueError) as error:  # the SDK finds the endpoint malformed
+        except StoreRefused as error:
+            asked = "REGISTRY_STORE_ACCESS_KEY, REGISTRY_STORE_SECRET_KEY or REGISTRY_STORE_BUCKET"
+            raise CannotStart(f"{asked} is not right for {settings.store_endpoint}: {error}") from error
+        except (StoreUnavailable, ValueError) as error:  # the SDK finds the endpoint malformed
             raise CannotStart(f"REGISTRY_STORE_ENDPOINT={settings.store_endpoint}: {error}") from error
         yield await stack.enter_async_context(registry_on(store, settings, tables))
 
@@ -88,6 +90,8 @@ async def registry_on(
             upload_expiry_s=settings.upload_expiry_s,
             commit_window_s=settings.commit_window_s,
             who=lambda: caller().name,
+            store_name=settings.store_endpoint,
+            breaches=gate.breaches,
         )
         await stack.enter_async_context(_beside(_keep_fresh(core, settings.reconcile_s)))
         log.info("registry.ready", store=settings.store_endpoint, bucket=settings.store_bucket, bases=sorted(tables))
@@ -96,7 +100,6 @@ async def registry_on(
                 settings,
                 apis(core, settings.protected_aliases),
                 span_names=SPAN_NAMES,
-                layers=_layers(settings),
                 quiet=ASKED_OFTEN,
             )
         )
@@ -116,10 +119,10 @@ def apis(core: Core, protected_aliases: Sequence[str] = (PRODUCTION,)) -> list[S
         publisher=core.publisher,
         uploads=core.uploads,
         watches=core.watches,
-        to_move=protecting(protected_aliases),
+        to_move=lambda alias: Action.PROMOTE if alias in protected_aliases else Action.PUBLISH,
     )
     brands = BrandServicer(brands=core.brands, eraser=core.eraser)
-    admin = RegistryAdminServicer(collector=core.collector, checker=core.checker)
+    admin = RegistryAdminServicer(collector=core.collector, checker=core.checker, status=core.status)
     return [
         ServedApi(
             "looksmith.v1.AdapterRegistryService",
@@ -134,16 +137,6 @@ def apis(core: Core, protected_aliases: Sequence[str] = (PRODUCTION,)) -> list[S
             lambda server: registry_pb2_grpc.add_RegistryAdminServiceServicer_to_server(admin, server),
         ),
     ]
-
-
-def _layers(settings: RegistrySettings) -> list[Layer]:
-    if settings.tokens is None:
-        log.warning("registry.open", reason="REGISTRY_TOKENS is unset: whoever reaches the port may do everything")
-        return []
-    try:
-        return [authenticated(TokenFile(settings.tokens).caller)]
-    except AccessFileError as error:
-        raise CannotStart(f"REGISTRY_TOKENS: {error}") from error
 
 
 async def _tables(settings: RegistrySettings) -> Mapping[str, ModuleTable]:

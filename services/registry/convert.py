@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from looksmith import convert
+from looksmith import __version__, convert
 from looksmith.errors import InvalidField
 from looksmith.nouns import Malformed, check_name
 from looksmith.v1 import registry_pb2 as pb
@@ -28,6 +28,7 @@ from services.registry.messages import (
     Yanked,
     check_request_id,
 )
+from services.registry.status import Status
 
 _KINDS = {
     EventKind.PUBLISHED: pb.ADAPTER_EVENT_KIND_PUBLISHED,
@@ -219,6 +220,20 @@ def collected_to_pb(collected: Collected) -> pb.CollectGarbageResponse:
 
 def collected_from_pb(message: pb.CollectGarbageResponse) -> Collected:
     return Collected(message.deleted_objects, message.deleted_bytes, message.young_objects, message.young_bytes)
+
+
+def status_to_pb(status: Status) -> pb.GetStatusResponse:
+    message = pb.GetStatusResponse(
+        name=status.name,
+        version=__version__,
+        time=convert.time_to_pb(status.time),
+        store=status.store,
+        store_works=not status.problem,
+        store_problem=status.problem,
+        store_breaches=status.breaches,
+    )
+    message.store_time.FromNanoseconds(round(status.store_s * 1e9))
+    return message
 
 
 def check_to_pb(message: fsck.Fault | fsck.CheckedBrand | fsck.Summary) -> pb.CheckStoreResponse:

@@ -5,7 +5,7 @@ Knows neither settings nor servers, so that a store in memory makes a registry i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.registry import layout, records
@@ -21,6 +21,7 @@ from services.registry.judging import Judging
 from services.registry.object_store import ObjectStore
 from services.registry.publisher import Publisher
 from services.registry.shelf import Shelf
+from services.registry.status import StatusTeller
 from services.registry.uploads import Uploads
 from services.registry.watch import Watches
 
@@ -36,6 +37,7 @@ class Core:
     eraser: Eraser
     collector: Collector
     checker: Checker
+    status: StatusTeller
 
 
 def assemble(
@@ -51,6 +53,8 @@ def assemble(
     commit_window_s: float = 600.0,
     part_bytes: int = PART_BYTES,
     who: Callable[[], str] = lambda: "",
+    store_name: str = "memory",
+    breaches: Callable[[], Sequence[str]] = tuple,
 ) -> Core:
     """A registry on a store.
 
@@ -66,6 +70,8 @@ def assemble(
         commit_window_s: seconds from the last byte of a file after which no record may name it any more.
         part_bytes: of the parts of a large file, other than PART_BYTES in tests only.
         who: names whoever is being answered, for the history.
+        store_name: what people call the store.
+        breaches: rules that it was seen to break, each with what it did.
     """
     adapters = Shelf(layout.adapter_log, store=store, schema=records.ADAPTER, around=around, max_age_s=head_max_age_s)
     brands = Shelf(layout.brand_log, store=store, schema=records.BRAND, around=around, max_age_s=head_max_age_s)
@@ -101,6 +107,7 @@ def assemble(
             store=store, adapters=adapters, brands=brands, eraser=eraser, around=around, grace_s=gc_grace_s
         ),
         checker=Checker(store=store),
+        status=StatusTeller(store=store, name=store_name, around=around, breaches=breaches),
         uploads=uploads,
         publisher=Publisher(
             adapters=adapters,

@@ -47,6 +47,10 @@ class GatedStore:
         self._not_yet = "the first probe has not ended"
         self._tried = asyncio.Event()
 
+    def breaches(self) -> tuple[str, ...]:
+        """The rules that the store was seen to break, each with what it did."""
+        return tuple(f"{rule}: {what}" for rule, what in self._findings.as_text().items()) if self._findings else ()
+
     @asynccontextmanager
     async def learning(self) -> AsyncIterator[Findings]:
         """Probes the store, again and again where it can't be reached, until it is known; on exit, tidies up there."""

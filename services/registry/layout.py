@@ -70,6 +70,12 @@ def part_index(name: str) -> int:
     return int(name.partition("-")[0])
 
 
+def is_part_name(name: str) -> bool:
+    """Whether it is one, and not that of a strange object beside parts."""
+    index, dash, digest = name.partition("-")
+    return bool(dash) and index.isascii() and index.isdecimal() and 5 <= len(index) <= 10 and len(digest) == 16
+
+
 def upload(brand: str, request_id: str) -> str:
     return f"{BRANDS}{brand}/up/{hashlib.sha256(request_id.encode()).hexdigest()}"
 
@@ -87,7 +93,7 @@ def feed_after(time: datetime) -> str:
 def feed_tidings(key: str) -> tuple[str, str, int] | None:
     """Brand, adapter and number of the record that an entry tells of; None: it is none."""
     match key.removeprefix(FEED).split("."):
-        case [_, brand, adapter, seq] if seq.isdecimal():
+        case [_, brand, adapter, seq] if seq.isdecimal() and len(seq) <= 20:
             return brand, adapter, int(seq)
     return None
 
@@ -107,7 +113,8 @@ def probe(began: datetime, probe_id: str) -> str:
 def probe_time(key: str) -> datetime | None:
     """When the probe that wrote this key began; None: it is not a probe's."""
     seconds, dash, _ = key.removeprefix(PROBES).partition("-")
-    return datetime.fromtimestamp(int(seconds), UTC) if dash and seconds.isdecimal() else None
+    is_time = dash and seconds.isdecimal() and len(seconds) <= 11  # of a year in four digits
+    return datetime.fromtimestamp(int(seconds), UTC) if is_time else None
 
 
 def slot(log: str, seq: int) -> str:

@@ -1,4 +1,7 @@
-"""The gRPC edge of the registry: requests in, answers out, three lines a call. Decides nothing."""
+"""The gRPC edge of the registry: requests in, answers out, three lines a call. Decides nothing.
+
+What a caller may do has been checked (services.chassis.permissions) but where an alias or a stream decides it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
+import structlog
 
 from looksmith import convert
 from looksmith.nouns import PRODUCTION, Action, AdapterRef, check_alias, check_digest, check_name
 from looksmith.v1 import brand_pb2, brand_pb2_grpc, registry_pb2_grpc
 from looksmith.v1 import registry_pb2 as pb
-from services.registry import access
+from services.chassis import access
 from services.registry.brands import Brands
 from services.registry.catalog import Catalog
 from services.registry.collector import Collector
@@ -21,6 +25,7 @@ from services.registry.convert import (
     collected_to_pb,
     event_to_pb,
     published_to_pb,
+    status_to_pb,
     upload_from_pb,
     upload_name_from_pb,
     upload_state_to_pb,
@@ -32,6 +37,7 @@ from services.registry.fsck import Checker
 from services.registry.messages import check_reason, check_text
 from services.registry.paging import check_page_size
 from services.registry.publisher import Publisher
+from services.registry.status import StatusTeller
 from services.registry.uploads import Uploads
 from services.registry.watch import Watches
 
@@ -56,6 +62,7 @@ class AdapterRegistryServicer(registry_pb2_grpc.AdapterRegistryServiceServicer):
         self, request_iterator: AsyncIterator[pb.PublishAdapterRequest], context: Context
     ) -> pb.PublishAdapterResponse:
         header, chunks = await upload_from_pb(request_iterator)
+        structlog.contextvars.bind_contextvars(brand=header.brand, adapter=header.adapter)
         access.check(Action.PUBLISH, header.brand)
         for alias in header.aliases:
             access.check(self._to_move(alias), header.brand)
@@ -66,21 +73,17 @@ class AdapterRegistryServicer(registry_pb2_grpc.AdapterRegistryServiceServicer):
     async def GetUpload(self, request: pb.GetUploadRequest, context: Context) -> pb.GetUploadResponse:
         with by_field():
             brand, request_id = upload_name_from_pb(request)
-        access.check(Action.PUBLISH, brand)
         return upload_state_to_pb(await self._uploads.state(brand, request_id))
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: Context) -> pb.GetAdapterResponse:
         with by_field():
             name = _names(request)
-        access.check(Action.READ, request.brand)
         adapter = await self._catalog.get(*name)
         return pb.GetAdapterResponse(adapter=convert.adapter_to_pb(adapter))
 
     async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Context) -> pb.ListAdaptersResponse:
         with by_field():
             brand = check_name("brand", request.brand) if request.brand else ""
-            if brand:
-                access.check(Action.READ, brand)
             page = await self._catalog.list_adapters(
                 brand, check_page_size(request.page_size), request.page_token, shown=access.may_read
             )
@@ -91,7 +94,6 @@ class AdapterRegistryServicer(registry_pb2_grpc.AdapterRegistryServiceServicer):
     ) -> pb.ListAdapterVersionsResponse:
         with by_field():
             size, name = check_page_size(request.page_size), _names(request)
-            access.check(Action.READ, request.brand)
             page = await self._catalog.list_versions(*name, size, request.page_token)
         return pb.ListAdapterVersionsResponse(
             versions=map(convert.version_to_pb, page.items), next_page_token=page.next_token
@@ -100,7 +102,6 @@ class AdapterRegistryServicer(registry_pb2_grpc.AdapterRegistryServiceServicer):
     async def ResolveAdapter(self, request: pb.ResolveAdapterRequest, context: Context) -> pb.ResolveAdapterResponse:
         with by_field():
             ref = convert.ref_from_pb(request.ref)
-        access.check(Action.READ, ref.brand)
         resolved = await self._catalog.resolve(ref, request.min_seq)
         return pb.ResolveAdapterResponse(
             version=convert.version_to_pb(resolved.version),
@@ -113,7 +114,6 @@ class AdapterRegistryServicer(registry_pb2_grpc.AdapterRegistryServiceServicer):
     ) -> AsyncIterator[pb.DownloadAdapterResponse]:
         with by_field():
             brand, digest = check_name("brand", request.brand), check_digest("digest", request.digest)
-        access.check(Action.READ, brand)
         async for chunk in await self._catalog.open(brand, digest, offset=request.offset, limit=request.limit):
             yield pb.DownloadAdapterResponse(chunk=chunk)
 
@@ -151,7 +151,6 @@ class AdapterRegistryServicer(registry_pb2_grpc.AdapterRegistryServiceServicer):
     ) -> pb.YankAdapterVersionResponse:
         with by_field():
             target, reason = AdapterRef(*_names(request), request.version), check_reason(request.reason)
-        access.check(Action.PROMOTE, request.brand)
         yanked = await self._catalog.yank(target, reason=reason, replacement=request.replacement, force=request.force)
         return pb.YankAdapterVersionResponse(version=convert.version_to_pb(yanked.version), seq=yanked.seq)
 
@@ -162,7 +161,6 @@ class AdapterRegistryServicer(registry_pb2_grpc.AdapterRegistryServiceServicer):
             size = check_page_size(request.page_size)
             at_time = convert.time_from_pb(request.at_time, "at_time") if request.HasField("at_time") else None
             name = _names(request)
-            access.check(Action.READ, request.brand)
             page = await self._catalog.history(*name, size, request.page_token, at_time=at_time)
         return pb.GetAdapterHistoryResponse(events=map(event_to_pb, page.items), next_page_token=page.next_token)
 
@@ -171,8 +169,6 @@ class AdapterRegistryServicer(registry_pb2_grpc.AdapterRegistryServiceServicer):
     ) -> AsyncIterator[pb.WatchAdaptersResponse]:
         with by_field():
             brand = check_name("brand", request.brand) if request.brand else ""
-        if brand:
-            access.check(Action.READ, brand)
         who = access.caller()
 
         def shown(name: str) -> bool:
@@ -189,14 +185,12 @@ class BrandServicer(brand_pb2_grpc.BrandServiceServicer):
     async def PutBrand(self, request: brand_pb2.PutBrandRequest, context: Context) -> brand_pb2.PutBrandResponse:
         with by_field():
             brand = convert.brand_from_pb(request.brand)
-        access.check(Action.MANAGE, brand.name)
         stored = await self._brands.put(brand, _expected(request))
         return brand_pb2.PutBrandResponse(brand=convert.brand_to_pb(stored))
 
     async def GetBrand(self, request: brand_pb2.GetBrandRequest, context: Context) -> brand_pb2.GetBrandResponse:
         with by_field():
             name = check_name("name", request.name)
-        access.check(Action.READ, name)
         return brand_pb2.GetBrandResponse(brand=convert.brand_to_pb(await self._brands.get(name)))
 
     async def ListBrands(self, request: brand_pb2.ListBrandsRequest, context: Context) -> brand_pb2.ListBrandsResponse:
@@ -212,29 +206,26 @@ class BrandServicer(brand_pb2_grpc.BrandServiceServicer):
     ) -> brand_pb2.DeleteBrandResponse:
         with by_field():
             name = check_name("name", request.name)
-        access.check(Action.MANAGE, name)
         if request.confirm_name != name:
             raise ConfirmationMissing(name)
         return brand_pb2.DeleteBrandResponse(freed_bytes=await self._eraser.erase(name))
 
 
 class RegistryAdminServicer(registry_pb2_grpc.RegistryAdminServiceServicer):
-    def __init__(self, *, collector: Collector, checker: Checker) -> None:
-        self._collector, self._checker = collector, checker
+    def __init__(self, *, collector: Collector, checker: Checker, status: StatusTeller) -> None:
+        self._collector, self._checker, self._status = collector, checker, status
 
     async def CollectGarbage(self, request: pb.CollectGarbageRequest, context: Context) -> pb.CollectGarbageResponse:
-        access.check_all(Action.MANAGE)
         return collected_to_pb(await self._collector.collect(dry_run=request.dry_run))
 
     async def CheckStore(self, request: pb.CheckStoreRequest, context: Context) -> AsyncIterator[pb.CheckStoreResponse]:
         with by_field():
             brand = check_name("brand", request.brand) if request.brand else ""
-        if brand:
-            access.check(Action.MANAGE, brand)
-        else:
-            access.check_all(Action.MANAGE)
         async for message in self._checker.check(brand, read_files=request.read_files):
             yield check_to_pb(message)
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
+        return status_to_pb(await self._status.status())
 
 
 def _names(

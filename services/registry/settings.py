@@ -44,11 +44,6 @@ class RegistrySettings(ServiceSettings):
     bases: Path | None = None
     """Folder of module tables (*.json) of bases beyond those that ship. Unset: only those."""
 
-    tokens: Path | None = None
-    """TOML file of bearer tokens: [[token]] tables with name, sha256 of the token, actions (read, publish, promote,
-    manage) and brands (patterns such as "acme-*"). May be replaced at any time. Unset: whoever reaches the port may do
-    everything, as on a laptop."""
-
     protected_aliases: Names = ("production",)
     """Aliases that only tokens with the action "promote" move, separated by commas: what they name is painted."""
 

@@ -12,7 +12,7 @@ from services.chassis.settings import ServiceSettings
 class RouterSettings(ServiceSettings):
     env_prefix: ClassVar[str] = "ROUTER_"
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=253)
     """Name of this router. Required, and its own: workers count the work that each router booked by it."""
 
     registry: str = Field(min_length=1)
@@ -20,6 +20,9 @@ class RouterSettings(ServiceSettings):
 
     registry_token: SecretStr = SecretStr("")
     """Token that the registry is shown; it needs to read every brand. Unset: none, where the registry asks for none."""
+
+    worker_token: SecretStr = SecretStr("")
+    """Token that workers are shown; it needs to generate with every brand. Unset: none, where they ask for none."""
 
     default_recipe: str = ""
     """Recipe of requests when neither they nor the brand name one. Empty: the fleet's only recipe."""

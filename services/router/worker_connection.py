@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
+from looksmith.channel import bearer, dial
 from looksmith.errors import Unavailable
 from services.chassis.painting import Pinned, Settled
 from services.chassis.painting_pb import settled_to_pb
@@ -32,11 +33,14 @@ _OPTIONS = (
 
 
 class GrpcWorkerConnection:
-    """A WorkerConnection over gRPC."""
+    """A WorkerConnection over gRPC; the worker is shown ``token``, and dialled by TLS with ``credentials``."""
 
-    def __init__(self, registration: Registration) -> None:
+    def __init__(
+        self, registration: Registration, *, token: str = "", credentials: grpc.ChannelCredentials | None = None
+    ) -> None:
         self._name = registration.name
-        self._channel = grpc.aio.insecure_channel(registration.address, options=_OPTIONS)
+        self._shown = dict(bearer(token))
+        self._channel = dial(registration.address, credentials=credentials, options=_OPTIONS)
         self._client = WorkerClient(self._channel)
         self._running = 0
         self._retired = False
@@ -49,8 +53,8 @@ class GrpcWorkerConnection:
             raise WorkerLost(self._name, "it has just left")
         self._running += 1
         try:
-            request = settled_to_pb(settled, pinned)
-            async with self._client.generate(request, timeout_s=timeout_s, metadata=metadata) as call:
+            request, shown = settled_to_pb(settled, pinned), {**metadata, **self._shown}
+            async with self._client.generate(request, timeout_s=timeout_s, metadata=shown) as call:
                 yield RelayedCall(self._name, call)
         finally:
             self._running -= 1

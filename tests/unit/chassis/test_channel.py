@@ -7,7 +7,8 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import grpc
 import pytest
@@ -18,6 +19,11 @@ from looksmith.v1 import brand_pb2, brand_pb2_grpc
 from looksmith.v1 import registry_pb2 as pb
 from looksmith.v1 import registry_pb2_grpc as rpc
 from services.chassis.channel import open_channel
+from services.chassis.guard import names_of
+from services.chassis.security import dialling
+from services.chassis.server import ServedApi, grpc_server
+from services.chassis.settings import ServiceSettings
+from tests.unit.chassis.authority import Authority
 
 
 class Registry(rpc.AdapterRegistryServiceServicer):
@@ -127,3 +133,47 @@ async def test_a_service_that_was_away_for_long_is_found_again_within_seconds() 
         took = time.monotonic() - back
         await server.stop(0)
     assert took < 3
+
+
+class Shown(ServiceSettings):
+    env_prefix: ClassVar[str] = "SHOWN_"
+    shutdown_grace_s: float = 0
+
+
+class Slow(brand_pb2_grpc.BrandServiceServicer):
+    """Tells the name in its caller's certificate; "wait" is answered once it is let."""
+
+    def __init__(self) -> None:
+        self.waits, self.let = asyncio.Event(), asyncio.Event()
+
+    async def GetBrand(
+        self, request: brand_pb2.GetBrandRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> brand_pb2.GetBrandResponse:
+        if request.name == "wait":
+            self.waits.set()
+            await self.let.wait()
+        return brand_pb2.GetBrandResponse(brand=brand_pb2.Brand(name=names_of(context)[-1]))
+
+
+async def test_a_channel_shows_the_newest_certificate_and_lets_what_runs_come_to_its_end(tmp_path: Path) -> None:
+    ca, servicer = Authority(tmp_path), Slow()  # type: ignore[abstract]  # the others nobody calls
+    settings = Shown.read({"SHOWN_TLS_CA": str(ca.ca), **ca.issue("first", "127.0.0.1", file="mine").environ("SHOWN")})
+    served = ServedApi("b", lambda server: brand_pb2_grpc.add_BrandServiceServicer_to_server(servicer, server))
+    mutual = Shown.read({"SHOWN_TLS_CLIENT_CA": str(ca.ca), **ca.issue("shop", "127.0.0.1").environ("SHOWN")})
+    async with (
+        grpc_server(mutual, [served]) as server,
+        open_channel(server.address, credentials=dialling(settings)) as channel,
+    ):
+        stub = brand_pb2_grpc.BrandServiceStub(channel)
+
+        async def shown(name: str = "") -> str:
+            return (await stub.GetBrand(brand_pb2.GetBrandRequest(name=name), timeout=10)).brand.name
+
+        assert await shown() == "first"
+        running = asyncio.create_task(shown("wait"))
+        await servicer.waits.wait()
+        ca.issue("second", "127.0.0.1", file="mine")
+        assert await shown() == "second"
+        servicer.let.set()
+        assert await running == "first"
+        assert await shown() == "second"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import grpc
@@ -20,6 +21,7 @@ from looksmith.errors import InvalidField, error_from_rpc
 from looksmith.v1 import generation_pb2 as pb
 from looksmith.v1 import generation_pb2_grpc as rpc
 from services.chassis import interceptors
+from services.chassis.interceptors import LayeredInterceptor
 from services.chassis.server import ServedApi, grpc_server
 from services.chassis.settings import ServiceSettings
 
@@ -151,3 +153,28 @@ async def test_expired_stream_is_cleaned_up_and_reported_as_expired(
         span = await only_span(spans)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert span.attributes and span.attributes["rpc.response.status_code"] == "DEADLINE_EXCEEDED"
+
+
+class Gone:
+    """The context of a call whose caller has left a moment ago, which real ones are too seldom to be tested with."""
+
+    def time_remaining(self) -> None:
+        return None
+
+    async def write(self, message: object) -> None:
+        raise grpc.aio.InternalError("nobody is there")
+
+
+async def test_a_caller_that_has_left_when_it_is_answered_is_reported_as_cancelled() -> None:
+    painting_alone: Any = Painter().Generate
+    real: Any = grpc.unary_stream_rpc_method_handler(painting_alone, pb.GenerateRequest.FromString)
+
+    async def found(details: grpc.HandlerCallDetails) -> Any:  # noqa: ANN401  # grpc's handler
+        return real
+
+    details: Any = SimpleNamespace(method=METHOD, invocation_metadata=())
+    layered = LayeredInterceptor(interceptors.logging(), interceptors.answering)
+    handler: Any = await layered.intercept_service(found, details)
+    with structlog.testing.capture_logs() as lines, pytest.raises(asyncio.CancelledError):
+        await handler.unary_stream(pb.GenerateRequest(prompt="fine").SerializeToString(), Gone())
+    assert [(line["event"], line["status"]) for line in lines] == [("call.done", "CANCELLED")]

@@ -114,6 +114,7 @@ def test_images_that_the_caller_holds_are_not_painted() -> None:
     [
         ({"prompt": " \n"}, "prompt", "PROMPT_EMPTY"),
         ({"prompt": "x" * 9000}, "prompt", "PROMPT_TOO_LONG"),
+        ({"negative_prompt": "x" * 9000}, "negative_prompt", "PROMPT_TOO_LONG"),
         ({"count": 17}, "count", "COUNT_UNSUPPORTED"),
         ({"steps": 3}, "steps", "STEPS_UNSUPPORTED"),
         ({"steps": 10**6}, "steps", "STEPS_UNSUPPORTED"),
@@ -131,6 +132,15 @@ def test_what_the_recipe_can_t_paint_is_refused_by_field(changes: dict[str, obje
     with pytest.raises(InvalidArgument) as caught:
         settled(asked(**changes))
     assert (caught.value.violations[0].field, caught.value.reason) == (field, reason)
+
+
+@pytest.mark.parametrize(("field", "text"), [("final_prompt", "x" * 25_000), ("router", "r" * 300)])
+def test_what_a_router_pins_has_bounds_too(field: str, text: str) -> None:
+    message = pb.GenerateRequest(brand="inkwell", prompt="a red mug")
+    setattr(message.pinned, field, text)
+    with pytest.raises(InvalidArgument) as caught:
+        request_from_pb(message, new_request_id="r1")
+    assert caught.value.violations[0].field == f"pinned.{field}"
 
 
 def test_a_brand_s_own_limit_on_images_holds() -> None:

@@ -44,6 +44,16 @@ def start(service: str, environ: Mapping[str, str]) -> tuple[int, list[str]]:
         ("router", {"ROUTER_NAME": "r1"}, ["ROUTER_REGISTRY"]),
         ("gpu_worker", {**WORKER, "WORKER_NAME": "Not A Name"}, ["WORKER_NAME", "WORKER_DISK_CACHE"]),
         ("gpu_worker", {**WORKER, "WORKER_DISK_CACHE": "c", "WORKER_RECIPES": "no/such.toml"}, ["no/such.toml"]),
+        (
+            "router",
+            {"ROUTER_NAME": "r1", "ROUTER_REGISTRY": "x:1", "ROUTER_HOST": "0.0.0.0"},  # noqa: S104  # it won't
+            ["ROUTER_HOST=0.0.0.0", "ROUTER_TLS_CERT", "ROUTER_ALLOW_PLAINTEXT"],
+        ),
+        (
+            "gpu_worker",  # which knows before it loads what takes minutes
+            {**WORKER, "WORKER_DISK_CACHE": "c", "WORKER_TOKENS": "no/such", "WORKER_RECIPES": "no/recipe"},
+            ["WORKER_TOKENS: no/such"],
+        ),
     ],
 )
 def test_missing_and_bad_settings_are_named_on_one_line(

@@ -236,3 +236,23 @@ async def test_times_never_fall_along_a_log_whatever_the_clocks_say() -> None:
     record, _ = await a_log(store, seed=1).commit(lambda _: "b")
     assert record
     assert record.time == late.wall()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "9" * 20 + ".txt", "\u0669" * 20 + ".json", "x/" + "9" * 20 + ".json"])
+async def test_a_strange_object_in_a_logs_place_is_none_of_its_records(name: str) -> None:
+    store = InMemoryObjectStore()
+    await add(a_log(store), "a")
+    store.objects[f"log/{name}"] = b"{}"
+    assert await add(a_log(store, seed=1), "b") == ("a", "b")
+
+
+async def test_the_newest_record_is_found_behind_more_strange_objects_than_one_listing_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(commit_log, "LISTED", 3)
+    store = InMemoryObjectStore()
+    writer = a_log(store)
+    await add(writer, "a")
+    store.objects |= {f"{layout.slot('log/', 1)}.{number}": b"{}" for number in range(7)}
+    await add(writer, "b")
+    assert await add(a_log(store, seed=1), "c") == ("a", "b", "c")
