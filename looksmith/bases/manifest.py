@@ -86,7 +86,11 @@ def from_json(data: bytes) -> tuple[Manifest, Mapping[str, str]]:
     Raises:
         ValueError: what was read is none of ours, or could write outside of its folder.
     """
-    match json.loads(data):
+    try:
+        read = json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    match read:
         case {"about": dict(about), "manifest": {"format": 1, "kind": str(kind), "files": list(rows)}}:
             manifest = Manifest(Kind(kind), tuple(map(_file, rows)))
         case _:

@@ -8,15 +8,19 @@ from looksmith.cli import (
     access,
     bases,
     brand_records,
+    brand_training,
     demo,
+    doctor,
     fleet,
     history,
     loadtest,
     painting,
     publishing,
     recipes,
+    top,
     up,
     upkeep,
+    worker,
 )
 
 HELP = """Publish brands' LoRA adapters, paint with them, and see where and how fast it was done.
@@ -52,14 +56,20 @@ for command, example in (
     (fleet.drain, "looksmith drain worker-0 --reason 'a new driver'"),
     (fleet.evict, "looksmith evict inkwell/house-style@1 --worker worker-0"),
     (fleet.usage, "looksmith usage inkwell --since '2026-11-22 14:00:00'"),
+    (worker.worker, "looksmith worker worker-0"),
+    (worker.reset, "looksmith reset worker-0 --reason 'pictures of noise'"),
+    (top.top, "looksmith top --routers 127.0.0.1:7400,127.0.0.1:7500"),
+    (doctor.doctor, "looksmith doctor --paint"),
 ):
     app.command(epilog=f"Example: {example}")(command)
 
 _PUT = "Example: looksmith brand put inkwell --recipe studio --size 128x128"
 _DELETE = "Example: looksmith brand delete inkwell --confirm inkwell"
-brand = typer.Typer(no_args_is_help=True, help="Change or erase a brand.", epilog=_PUT)
+_TRAIN = "Example: looksmith brand train mine ./my-pictures --minutes 6"
+brand = typer.Typer(no_args_is_help=True, help="Change, make or erase a brand.", epilog=_PUT)
 brand.command(epilog=_PUT)(brand_records.put)
 brand.command(epilog=_DELETE)(upkeep.delete)
+brand.command(epilog=_TRAIN)(brand_training.train)
 app.add_typer(brand, name="brand")
 app.add_typer(bases.base, name="base")
 app.add_typer(recipes.recipe, name="recipe")

@@ -18,7 +18,7 @@ import typer
 from PIL import Image
 
 from looksmith import convert
-from looksmith.cli.calls import answer, connected, reaching, run, tier_name
+from looksmith.cli.calls import Shown, answer, connected, reaching, run, tier_name
 from looksmith.cli.sheet import contact_sheet
 from looksmith.cli.stack import CHECKOUT, Ports, Stack, check_platform, local_stack
 from looksmith.cli.tables import Listing, table
@@ -158,7 +158,7 @@ async def _publish_and_paint(stack: Stack, brands: Sequence[Publication], clock:
 
 
 async def _publish(stack: Stack, brands: Sequence[Publication], clock: Clock) -> None:
-    async with connected(stack.registry) as channel:
+    async with connected(stack.registry, as_who=Shown()) as channel:
         stub = brand_pb2_grpc.BrandServiceStub(channel)
         for record in (Brand(BASE, display_name="The base itself"), *(p.brand for p in brands)):
             await answer(stub.PutBrand(brand_pb2.PutBrandRequest(brand=convert.brand_to_pb(record)), timeout=10))

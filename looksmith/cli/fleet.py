@@ -26,6 +26,7 @@ from looksmith.cli.calls import (
 )
 from looksmith.cli.tables import table
 from looksmith.cli.terminal import out, print_json, say
+from looksmith.cli.worker import state_of
 from looksmith.v1 import adapter_pb2, fleet_pb2, fleet_pb2_grpc, generation_pb2, registry_pb2, registry_pb2_grpc
 
 Timeout = Annotated[float, typer.Option(min=0.5, help="Seconds to wait at most.")]
@@ -44,7 +45,7 @@ def workers(*, routers: Router = ROUTER_DEFAULT, json: Json = False) -> None:
         rows = [
             (
                 w.registration.name,
-                fleet_pb2.WorkerState.Name(w.state).removeprefix("WORKER_STATE_").lower(),
+                state_of(w),
                 w.registration.engine,
                 w.registration.device,
                 ", ".join(r.name for r in w.registration.recipes),
@@ -189,13 +190,21 @@ def usage(
         datetime | None,
         typer.Option(help="Only from this minute on, in UTC; routers tell the last hour. Else since they started."),
     ] = None,
+    records: Annotated[
+        int, typer.Option(min=0, max=10_000, help="List so many of the newest requests, too, one by one.")
+    ] = 0,
     routers: Router = ROUTER_DEFAULT,
     json: Json = False,
 ) -> None:
-    """Tell how many images and GPU-seconds each brand was given by the routers named, all of them together."""
+    """Tell how many images and GPU-seconds each brand was given by the routers named, all of them together.
+
+    Routers remember their last 10000 requests. For bills export them all from the routers' logs: each is a line with
+    the event request.ended.
+    """
 
     async def work() -> None:
-        request = fleet_pb2.GetUsageRequest(brand=brand)
+        request = fleet_pb2.GetUsageRequest(brand=brand, records=records)
+        listed: list[fleet_pb2.RequestRecord] = []
         if since:
             request.since.FromDatetime(since if since.tzinfo else since.replace(tzinfo=UTC))
         sums: defaultdict[str, fleet_pb2.BrandUsage] = defaultdict(fleet_pb2.BrandUsage)
@@ -206,17 +215,35 @@ def usage(
             for each in told.usage:
                 sums[each.brand].images += each.images
                 sums[each.brand].gpu_seconds += each.gpu_seconds
+            listed += [each for each in told.records if brand in {"", each.brand}]
+        listed = sorted(listed, key=lambda each: each.ended.ToNanoseconds(), reverse=True)[:records]
         used = [
             fleet_pb2.BrandUsage(brand=name, images=sums[name].images, gpu_seconds=sums[name].gpu_seconds)
             for name in sorted(sums)
         ]
         if json:
-            print_json(as_dict(fleet_pb2.GetUsageResponse(usage=used)))
+            print_json(as_dict(fleet_pb2.GetUsageResponse(usage=used, records=listed)))
             return
         rows = [(each.brand or "(all others)", each.images, each.gpu_seconds) for each in used]
         out.print(table(("brand", "images", "GPU\nseconds"), rows))
+        if listed:
+            columns = ("ended\n(UTC)", "brand", "request id", "status", "images", "GPU\nseconds", "seconds", "workers")
+            out.print(table(columns, [_record(each) for each in listed], expendable=("workers", "seconds")))
 
     run(work())
+
+
+def _record(record: fleet_pb2.RequestRecord) -> tuple[object, ...]:
+    return (
+        f"{record.ended.ToDatetime():%H:%M:%S}",
+        record.brand,
+        record.request_id,
+        record.reason or record.status,
+        record.images,
+        record.gpu_seconds,
+        record.duration.ToTimedelta().total_seconds(),
+        ", ".join(record.workers),
+    )
 
 
 def _candidate(seen: fleet_pb2.PlacementCandidate) -> tuple[object, ...]:

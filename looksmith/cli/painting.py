@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from looksmith.cli.calls import ROUTER_DEFAULT, TRACES_DEFAULT, Brand, Json, Router, as_dict, parse_ref, reaching, run
+from looksmith.cli.calls import (
+    ROUTER_DEFAULT,
+    TRACES_DEFAULT,
+    Brand,
+    Json,
+    Router,
+    as_dict,
+    parse_ref,
+    reaching,
+    run,
+    shown,
+)
 from looksmith.cli.terminal import Problem, half_blocks, note, out, print_json, progress, say
 from looksmith.cli.waterfall import fetch_trace, waterfall
 from looksmith.client import Blocked, Looksmith, Painting
@@ -79,11 +90,12 @@ def generate(
 
 async def _paint(request: pb.GenerateRequest, routers: list[str], trace_id: str, *, quiet: bool) -> Painting:
     """Paints with a bar on standard error; the whole call is one trace, named by ``trace_id``."""
+    who = shown()
     bar = progress(TextColumn("{task.description}"), BarColumn(), quiet=quiet)
     task = bar.add_task("asked", total=None)
     parent = f"00-{trace_id}-{secrets.token_hex(8)}-01"
     with bar:
-        async with Looksmith(routers) as client:
+        async with Looksmith(routers, token=who.token, credentials=who.credentials) as client:
             return await client.paint(
                 request, on_event=_shower(bar, task, request.count), metadata=[("traceparent", parent)]
             )

@@ -23,6 +23,42 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ResetPhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ResetPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResetPhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESET_PHASE_UNSPECIFIED: _ResetPhase.ValueType  # 0
+    """Never sent."""
+    RESET_PHASE_FINISHING: _ResetPhase.ValueType  # 1
+    """The worker finishes the jobs that it has and takes no more."""
+    RESET_PHASE_REBUILDING: _ResetPhase.ValueType  # 2
+    """The old engine is thrown away, the new one is loaded and painting its first picture."""
+    RESET_PHASE_DONE: _ResetPhase.ValueType  # 3
+    """Over: the worker takes jobs again, with a new engine."""
+    RESET_PHASE_REFUSED: _ResetPhase.ValueType  # 4
+    """Over: nothing was changed, for the reason in problem."""
+    RESET_PHASE_PROCESS_ENDS: _ResetPhase.ValueType  # 5
+    """The engine can't be rebuilt, for the reason in problem, and the process ends, for its supervisor to start anew."""
+
+class ResetPhase(_ResetPhase, metaclass=_ResetPhaseEnumTypeWrapper):
+    """ResetPhase tells how far a reset is."""
+
+RESET_PHASE_UNSPECIFIED: ResetPhase.ValueType  # 0
+"""Never sent."""
+RESET_PHASE_FINISHING: ResetPhase.ValueType  # 1
+"""The worker finishes the jobs that it has and takes no more."""
+RESET_PHASE_REBUILDING: ResetPhase.ValueType  # 2
+"""The old engine is thrown away, the new one is loaded and painting its first picture."""
+RESET_PHASE_DONE: ResetPhase.ValueType  # 3
+"""Over: the worker takes jobs again, with a new engine."""
+RESET_PHASE_REFUSED: ResetPhase.ValueType  # 4
+"""Over: nothing was changed, for the reason in problem."""
+RESET_PHASE_PROCESS_ENDS: ResetPhase.ValueType  # 5
+"""The engine can't be rebuilt, for the reason in problem, and the process ends, for its supervisor to start anew."""
+Global___ResetPhase: _TypeAlias = ResetPhase  # noqa: Y015
+
 class _WorkerState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -39,6 +75,8 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     """Failed repeatedly and is left alone for a while."""
     WORKER_STATE_STALLED: _WorkerState.ValueType  # 4
     """Its engine does not get on; what it had is painted elsewhere."""
+    WORKER_STATE_RESETTING: _WorkerState.ValueType  # 5
+    """Builds its engine anew, and takes jobs again when that is done."""
 
 class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
     """WorkerState tells what a worker may be given."""
@@ -53,6 +91,8 @@ WORKER_STATE_EJECTED: WorkerState.ValueType  # 3
 """Failed repeatedly and is left alone for a while."""
 WORKER_STATE_STALLED: WorkerState.ValueType  # 4
 """Its engine does not get on; what it had is painted elsewhere."""
+WORKER_STATE_RESETTING: WorkerState.ValueType  # 5
+"""Builds its engine anew, and takes jobs again when that is done."""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 @_typing.final
@@ -101,6 +141,9 @@ class WorkerRegistration(_message.Message):
     ENGINE_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     MAX_ROWS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    HOST_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Stable name, such as a StatefulSet pod's; the key of consistent hashing. Required."""
     incarnation: _builtins.str
@@ -115,6 +158,12 @@ class WorkerRegistration(_message.Message):
     """Device: "cpu", or what CUDA calls it."""
     max_rows: _builtins.int
     """Rows of its largest batch."""
+    version: _builtins.str
+    """Release that it runs, such as "0.6.0". Empty: one from before workers told."""
+    host_limit_bytes: _builtins.int
+    """Bytes that adapters may take in its memory. 0: it does not tell."""
+    disk_limit_bytes: _builtins.int
+    """Bytes that adapters' files may take on its disk. 0: it does not tell."""
     @_builtins.property
     def recipes(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerRecipe]:
         """Recipes that it serves. At least one."""
@@ -130,10 +179,13 @@ class WorkerRegistration(_message.Message):
         engine: _builtins.str = ...,
         device: _builtins.str = ...,
         max_rows: _builtins.int = ...,
+        version: _builtins.str = ...,
+        host_limit_bytes: _builtins.int = ...,
+        disk_limit_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "device", b"device", "engine", b"engine", "incarnation", b"incarnation", "max_rows", b"max_rows", "name", b"name", "recipes", b"recipes", "speed", b"speed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "device", b"device", "disk_limit_bytes", b"disk_limit_bytes", "engine", b"engine", "host_limit_bytes", b"host_limit_bytes", "incarnation", b"incarnation", "max_rows", b"max_rows", "name", b"name", "recipes", b"recipes", "speed", b"speed", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,6 +299,11 @@ class WorkerHeartbeat(_message.Message):
     COSTS_FIELD_NUMBER: _builtins.int
     LAST_ERRORS_FIELD_NUMBER: _builtins.int
     STALLED_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_MEMORY_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number of the heartbeat, from 1 and without gaps; after a gap the router asks for a full one."""
     full: _builtins.bool
@@ -265,6 +322,12 @@ class WorkerHeartbeat(_message.Message):
     """Bytes of adapters in memory."""
     disk_bytes: _builtins.int
     """Bytes of adapters on disk."""
+    disk_free_bytes: _builtins.int
+    """Bytes that are free where it keeps adapters' files. Unset: it does not tell."""
+    memory_free_bytes: _builtins.int
+    """Bytes of memory that its machine, or its container, has left. Unset: it does not tell."""
+    waiting_for_memory: _builtins.int
+    """Jobs whose adapters wait for room in its memory, which is full of those of other jobs."""
     @_builtins.property
     def residency(self) -> _containers.RepeatedCompositeFieldContainer[Global___Residency]:
         """Adapters that it holds, and at which tier."""
@@ -285,6 +348,14 @@ class WorkerHeartbeat(_message.Message):
     def stalled(self) -> _duration_pb2.Duration:
         """How long its engine has been at one unit of work that should have ended long ago. Unset: it gets on."""
 
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The worker's clock when it said this. Unset: it does not tell."""
+
+    @_builtins.property
+    def reset(self) -> Global___WorkerReset:
+        """Newest rebuilding of its engine, under way or over. Unset: there was none since its process began."""
+
     def __init__(
         self,
         *,
@@ -302,14 +373,66 @@ class WorkerHeartbeat(_message.Message):
         costs: _abc.Iterable[Global___MeasuredCost] | None = ...,
         last_errors: _abc.Iterable[Global___WorkerError] | None = ...,
         stalled: _duration_pb2.Duration | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        reset: Global___WorkerReset | None = ...,
+        disk_free_bytes: _builtins.int | None = ...,
+        memory_free_bytes: _builtins.int | None = ...,
+        waiting_for_memory: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["stalled", b"stalled"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_disk_free_bytes", b"_disk_free_bytes", "_memory_free_bytes", b"_memory_free_bytes", "disk_free_bytes", b"disk_free_bytes", "memory_free_bytes", b"memory_free_bytes", "reset", b"reset", "stalled", b"stalled", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["booked", b"booked", "costs", b"costs", "disk_bytes", b"disk_bytes", "draining", b"draining", "full", b"full", "host_bytes", b"host_bytes", "last_errors", b"last_errors", "queued_jobs", b"queued_jobs", "residency", b"residency", "running_jobs", b"running_jobs", "sequence", b"sequence", "slots", b"slots", "slots_used", b"slots_used", "stalled", b"stalled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_disk_free_bytes", b"_disk_free_bytes", "_memory_free_bytes", b"_memory_free_bytes", "booked", b"booked", "costs", b"costs", "disk_bytes", b"disk_bytes", "disk_free_bytes", b"disk_free_bytes", "draining", b"draining", "full", b"full", "host_bytes", b"host_bytes", "last_errors", b"last_errors", "memory_free_bytes", b"memory_free_bytes", "queued_jobs", b"queued_jobs", "reset", b"reset", "residency", b"residency", "running_jobs", b"running_jobs", "sequence", b"sequence", "slots", b"slots", "slots_used", b"slots_used", "stalled", b"stalled", "time", b"time", "waiting_for_memory", b"waiting_for_memory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__disk_free_bytes: _TypeAlias = _typing.Literal["disk_free_bytes"]  # noqa: Y015
+    _WhichOneofArgType__disk_free_bytes: _TypeAlias = _typing.Literal["_disk_free_bytes", b"_disk_free_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__memory_free_bytes: _TypeAlias = _typing.Literal["memory_free_bytes"]  # noqa: Y015
+    _WhichOneofArgType__memory_free_bytes: _TypeAlias = _typing.Literal["_memory_free_bytes", b"_memory_free_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__disk_free_bytes) -> _WhichOneofReturnType__disk_free_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_free_bytes) -> _WhichOneofReturnType__memory_free_bytes | None: ...
+
+Global___WorkerHeartbeat: _TypeAlias = WorkerHeartbeat  # noqa: Y015
+
+@_typing.final
+class WorkerReset(_message.Message):
+    """WorkerReset tells of the rebuilding of a worker's engine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    JOBS_DROPPED_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Its number among those of the worker's process, from 1."""
+    phase: Global___ResetPhase.ValueType
+    """How far it is."""
+    jobs_dropped: _builtins.int
+    """Jobs that the worker gave up for it; their routers have other workers paint them."""
+    problem: _builtins.str
+    """What went wrong, in words. Empty: nothing."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """How long it has taken so far, or took."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        phase: Global___ResetPhase.ValueType = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        jobs_dropped: _builtins.int = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "jobs_dropped", b"jobs_dropped", "number", b"number", "phase", b"phase", "problem", b"problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___WorkerHeartbeat: _TypeAlias = WorkerHeartbeat  # noqa: Y015
+Global___WorkerReset: _TypeAlias = WorkerReset  # noqa: Y015
 
 @_typing.final
 class Residency(_message.Message):
@@ -451,6 +574,7 @@ class JoinResponse(_message.Message):
     EVICT_FIELD_NUMBER: _builtins.int
     RESYNC_FIELD_NUMBER: _builtins.int
     ACK_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """The registration is accepted; first message."""
@@ -475,6 +599,10 @@ class JoinResponse(_message.Message):
     def ack(self) -> Global___HeartbeatAck:
         """The worker's heartbeat arrived; keeps an idle session alive."""
 
+    @_builtins.property
+    def reset(self) -> Global___Reset:
+        """Build the engine anew. Workers of older releases don't know it, and go on."""
+
     def __init__(
         self,
         *,
@@ -484,12 +612,13 @@ class JoinResponse(_message.Message):
         evict: Global___Evict | None = ...,
         resync: Global___ResyncRequest | None = ...,
         ack: Global___HeartbeatAck | None = ...,
+        reset: Global___Reset | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "drain", b"drain", "evict", b"evict", "message", b"message", "prefetch", b"prefetch", "resync", b"resync", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "drain", b"drain", "evict", b"evict", "message", b"message", "prefetch", b"prefetch", "reset", b"reset", "resync", b"resync", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "drain", b"drain", "evict", b"evict", "message", b"message", "prefetch", b"prefetch", "resync", b"resync", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "drain", b"drain", "evict", b"evict", "message", b"message", "prefetch", b"prefetch", "reset", b"reset", "resync", b"resync", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "prefetch", "drain", "evict", "resync", "ack"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "prefetch", "drain", "evict", "resync", "ack", "reset"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -576,6 +705,28 @@ class Drain(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Drain: _TypeAlias = Drain  # noqa: Y015
+
+@_typing.final
+class Reset(_message.Message):
+    """Reset asks a worker to build its engine anew; one that does so already begins no second time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, for its log."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reset: _TypeAlias = Reset  # noqa: Y015
 
 @_typing.final
 class Evict(_message.Message):
@@ -707,25 +858,67 @@ class ListWorkersResponse(_message.Message):
 
     WORKERS_FIELD_NUMBER: _builtins.int
     ROUTER_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
     router: _builtins.str
     """Name of the answering router."""
+    version: _builtins.str
+    """Release that the router runs. Empty: one from before routers told."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
         """Workers ordered by name."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The router's clock when it answered. Unset: it does not tell."""
+
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___BrandQueue]:
+        """What waits at this router for a worker with room, by brand."""
 
     def __init__(
         self,
         *,
         workers: _abc.Iterable[Global___Worker] | None = ...,
         router: _builtins.str = ...,
+        version: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        queues: _abc.Iterable[Global___BrandQueue] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["router", b"router", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queues", b"queues", "router", b"router", "time", b"time", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListWorkersResponse: _TypeAlias = ListWorkersResponse  # noqa: Y015
+
+@_typing.final
+class BrandQueue(_message.Message):
+    """BrandQueue is what one brand has waiting at a router."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRAND_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    brand: _builtins.str
+    """Name of the brand."""
+    jobs: _builtins.int
+    """Jobs that wait; a request that is shared out is several."""
+    def __init__(
+        self,
+        *,
+        brand: _builtins.str = ...,
+        jobs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand", b"brand", "jobs", b"jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BrandQueue: _TypeAlias = BrandQueue  # noqa: Y015
 
 @_typing.final
 class GetWorkerRequest(_message.Message):
@@ -1044,16 +1237,20 @@ class ResetWorkerRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the worker. Required."""
+    reason: _builtins.str
+    """Why, for its log."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1066,16 +1263,22 @@ class ResetWorkerResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOBS_DROPPED_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
     jobs_dropped: _builtins.int
     """Jobs that were dropped and re-dispatched."""
+    @_builtins.property
+    def reset(self) -> Global___WorkerReset:
+        """How far the reset is, and what went wrong."""
+
     def __init__(
         self,
         *,
         jobs_dropped: _builtins.int = ...,
+        reset: Global___WorkerReset | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reset", b"reset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs_dropped", b"jobs_dropped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs_dropped", b"jobs_dropped", "reset", b"reset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1089,8 +1292,11 @@ class GetUsageRequest(_message.Message):
 
     BRAND_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
     brand: _builtins.str
     """Only this brand. Empty: all brands."""
+    records: _builtins.int
+    """Requests to list, the newest that ended, at most 10000; a router forgets older ones. 0: none."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """From this time. Unset: since the router started."""
@@ -1100,10 +1306,11 @@ class GetUsageRequest(_message.Message):
         *,
         brand: _builtins.str = ...,
         since: _timestamp_pb2.Timestamp | None = ...,
+        records: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand", b"brand", "since", b"since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand", b"brand", "records", b"records", "since", b"since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1116,22 +1323,96 @@ class GetUsageResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USAGE_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___BrandUsage]:
         """Usage ordered by brand."""
+
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestRecord]:
+        """Newest requests that ended, newest first."""
 
     def __init__(
         self,
         *,
         usage: _abc.Iterable[Global___BrandUsage] | None = ...,
+        records: _abc.Iterable[Global___RequestRecord] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
+
+@_typing.final
+class RequestRecord(_message.Message):
+    """RequestRecord is what became of one request at a router."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_FIELD_NUMBER: _builtins.int
+    BRAND_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    IMAGES_BLOCKED_FIELD_NUMBER: _builtins.int
+    GPU_SECONDS_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    brand: _builtins.str
+    """Name of the brand."""
+    request_id: _builtins.str
+    """Its request_id."""
+    status: _builtins.str
+    """How it ended, as gRPC names statuses: "OK", "CANCELLED", "UNAVAILABLE"."""
+    reason: _builtins.str
+    """Stable reason, as in ErrorInfo. Empty: it went well, or was cancelled."""
+    images: _builtins.int
+    """Images delivered."""
+    images_blocked: _builtins.int
+    """Images painted and withheld."""
+    gpu_seconds: _builtins.float
+    """GPU-seconds charged."""
+    tier: _generation_pb2.Tier.ValueType
+    """Where the first worker that it was given to had the slowest of its adapters. Unset: nobody was, or it needs none."""
+    @_builtins.property
+    def ended(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    @_builtins.property
+    def workers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Workers that it was given to, in order."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """How long it took, from its arrival."""
+
+    def __init__(
+        self,
+        *,
+        ended: _timestamp_pb2.Timestamp | None = ...,
+        brand: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        status: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        images: _builtins.int = ...,
+        images_blocked: _builtins.int = ...,
+        gpu_seconds: _builtins.float = ...,
+        workers: _abc.Iterable[_builtins.str] | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        tier: _generation_pb2.Tier.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "ended", b"ended"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand", b"brand", "duration", b"duration", "ended", b"ended", "gpu_seconds", b"gpu_seconds", "images", b"images", "images_blocked", b"images_blocked", "reason", b"reason", "request_id", b"request_id", "status", b"status", "tier", b"tier", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestRecord: _TypeAlias = RequestRecord  # noqa: Y015
 
 @_typing.final
 class BrandUsage(_message.Message):

@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class FleetServiceStub(object):
     """FleetService joins workers to a router and shows and steers what the router knows.
+    Where the router asks who calls, Join needs the action "serve" and everything else "operate", of all brands;
+    ExplainPlacement is content with "generate" for its brand. Errors as ImageGenerationService says.
     """
 
     def __init__(self, channel):
@@ -84,6 +86,8 @@ class FleetServiceStub(object):
 
 class FleetServiceServicer(object):
     """FleetService joins workers to a router and shows and steers what the router knows.
+    Where the router asks who calls, Join needs the action "serve" and everything else "operate", of all brands;
+    ExplainPlacement is content with "generate" for its brand. Errors as ImageGenerationService says.
     """
 
     def Join(self, request_iterator, context):
@@ -137,14 +141,17 @@ class FleetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResetWorker(self, request, context):
-        """ResetWorker makes a worker drop its jobs, its slots and its memory and warm up again. Not served yet: UNIMPLEMENTED.
+        """ResetWorker has a worker throw its engine away and build it anew, its process going on. The worker takes no jobs
+        meanwhile; what it has begun is finished first, unless its engine is stuck: then other workers paint it. Answers when
+        the reset is over, or shortly before the deadline with how far it is. Fails with NOT_FOUND (WORKER_NOT_FOUND), or
+        with DEADLINE_EXCEEDED (RESET_NOT_CONFIRMED) if the worker has not said that it began.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetUsage(self, request, context):
-        """GetUsage returns images and GPU-seconds a brand.
+        """GetUsage returns images and GPU-seconds a brand, and the newest requests one by one if asked for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -208,6 +215,8 @@ def add_FleetServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class FleetService(object):
     """FleetService joins workers to a router and shows and steers what the router knows.
+    Where the router asks who calls, Join needs the action "serve" and everything else "operate", of all brands;
+    ExplainPlacement is content with "generate" for its brand. Errors as ImageGenerationService says.
     """
 
     @staticmethod

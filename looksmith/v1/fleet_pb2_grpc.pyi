@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FleetServiceStub:
-    """FleetService joins workers to a router and shows and steers what the router knows."""
+    """FleetService joins workers to a router and shows and steers what the router knows.
+    Where the router asks who calls, Join needs the action "serve" and everything else "operate", of all brands;
+    ExplainPlacement is content with "generate" for its brand. Errors as ImageGenerationService says.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -50,13 +53,20 @@ class FleetServiceStub:
     EvictAdapter: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.EvictAdapterRequest, _fleet_pb2.EvictAdapterResponse]
     """EvictAdapter makes a worker forget an adapter on the device and in memory."""
     ResetWorker: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ResetWorkerRequest, _fleet_pb2.ResetWorkerResponse]
-    """ResetWorker makes a worker drop its jobs, its slots and its memory and warm up again. Not served yet: UNIMPLEMENTED."""
+    """ResetWorker has a worker throw its engine away and build it anew, its process going on. The worker takes no jobs
+    meanwhile; what it has begun is finished first, unless its engine is stuck: then other workers paint it. Answers when
+    the reset is over, or shortly before the deadline with how far it is. Fails with NOT_FOUND (WORKER_NOT_FOUND), or
+    with DEADLINE_EXCEEDED (RESET_NOT_CONFIRMED) if the worker has not said that it began.
+    """
     GetUsage: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetUsageRequest, _fleet_pb2.GetUsageResponse]
-    """GetUsage returns images and GPU-seconds a brand."""
+    """GetUsage returns images and GPU-seconds a brand, and the newest requests one by one if asked for."""
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
-    """FleetService joins workers to a router and shows and steers what the router knows."""
+    """FleetService joins workers to a router and shows and steers what the router knows.
+    Where the router asks who calls, Join needs the action "serve" and everything else "operate", of all brands;
+    ExplainPlacement is content with "generate" for its brand. Errors as ImageGenerationService says.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Join: _aio.StreamStreamMultiCallable[_fleet_pb2.JoinRequest, _fleet_pb2.JoinResponse]  # type: ignore[assignment]
@@ -76,12 +86,19 @@ class FleetServiceAsyncStub(FleetServiceStub):
     EvictAdapter: _aio.UnaryUnaryMultiCallable[_fleet_pb2.EvictAdapterRequest, _fleet_pb2.EvictAdapterResponse]  # type: ignore[assignment]
     """EvictAdapter makes a worker forget an adapter on the device and in memory."""
     ResetWorker: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ResetWorkerRequest, _fleet_pb2.ResetWorkerResponse]  # type: ignore[assignment]
-    """ResetWorker makes a worker drop its jobs, its slots and its memory and warm up again. Not served yet: UNIMPLEMENTED."""
+    """ResetWorker has a worker throw its engine away and build it anew, its process going on. The worker takes no jobs
+    meanwhile; what it has begun is finished first, unless its engine is stuck: then other workers paint it. Answers when
+    the reset is over, or shortly before the deadline with how far it is. Fails with NOT_FOUND (WORKER_NOT_FOUND), or
+    with DEADLINE_EXCEEDED (RESET_NOT_CONFIRMED) if the worker has not said that it began.
+    """
     GetUsage: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetUsageRequest, _fleet_pb2.GetUsageResponse]  # type: ignore[assignment]
-    """GetUsage returns images and GPU-seconds a brand."""
+    """GetUsage returns images and GPU-seconds a brand, and the newest requests one by one if asked for."""
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
-    """FleetService joins workers to a router and shows and steers what the router knows."""
+    """FleetService joins workers to a router and shows and steers what the router knows.
+    Where the router asks who calls, Join needs the action "serve" and everything else "operate", of all brands;
+    ExplainPlacement is content with "generate" for its brand. Errors as ImageGenerationService says.
+    """
 
     @_abc_1.abstractmethod
     def Join(
@@ -147,7 +164,11 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.ResetWorkerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.ResetWorkerResponse, _abc.Awaitable[_fleet_pb2.ResetWorkerResponse]]:
-        """ResetWorker makes a worker drop its jobs, its slots and its memory and warm up again. Not served yet: UNIMPLEMENTED."""
+        """ResetWorker has a worker throw its engine away and build it anew, its process going on. The worker takes no jobs
+        meanwhile; what it has begun is finished first, unless its engine is stuck: then other workers paint it. Answers when
+        the reset is over, or shortly before the deadline with how far it is. Fails with NOT_FOUND (WORKER_NOT_FOUND), or
+        with DEADLINE_EXCEEDED (RESET_NOT_CONFIRMED) if the worker has not said that it began.
+        """
 
     @_abc_1.abstractmethod
     def GetUsage(
@@ -155,6 +176,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.GetUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.GetUsageResponse, _abc.Awaitable[_fleet_pb2.GetUsageResponse]]:
-        """GetUsage returns images and GPU-seconds a brand."""
+        """GetUsage returns images and GPU-seconds a brand, and the newest requests one by one if asked for."""
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class ImageGenerationServiceStub(object):
     """ImageGenerationService paints pictures for brands.
+    Where a server asks who calls, it needs the action "generate" with the brand: else UNAUTHENTICATED (TOKEN_UNKNOWN) or
+    PERMISSION_DENIED (NOT_ALLOWED).
     """
 
     def __init__(self, channel):
@@ -44,6 +46,8 @@ class ImageGenerationServiceStub(object):
 
 class ImageGenerationServiceServicer(object):
     """ImageGenerationService paints pictures for brands.
+    Where a server asks who calls, it needs the action "generate" with the brand: else UNAUTHENTICATED (TOKEN_UNKNOWN) or
+    PERMISSION_DENIED (NOT_ALLOWED).
     """
 
     def Generate(self, request, context):
@@ -74,6 +78,8 @@ def add_ImageGenerationServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ImageGenerationService(object):
     """ImageGenerationService paints pictures for brands.
+    Where a server asks who calls, it needs the action "generate" with the brand: else UNAUTHENTICATED (TOKEN_UNKNOWN) or
+    PERMISSION_DENIED (NOT_ALLOWED).
     """
 
     @staticmethod

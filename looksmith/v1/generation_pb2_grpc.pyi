@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ImageGenerationServiceStub:
-    """ImageGenerationService paints pictures for brands."""
+    """ImageGenerationService paints pictures for brands.
+    Where a server asks who calls, it needs the action "generate" with the brand: else UNAUTHENTICATED (TOKEN_UNKNOWN) or
+    PERMISSION_DENIED (NOT_ALLOWED).
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,7 +45,10 @@ class ImageGenerationServiceStub:
 
 @_typing.type_check_only
 class ImageGenerationServiceAsyncStub(ImageGenerationServiceStub):
-    """ImageGenerationService paints pictures for brands."""
+    """ImageGenerationService paints pictures for brands.
+    Where a server asks who calls, it needs the action "generate" with the brand: else UNAUTHENTICATED (TOKEN_UNKNOWN) or
+    PERMISSION_DENIED (NOT_ALLOWED).
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]  # type: ignore[assignment]
@@ -53,7 +59,10 @@ class ImageGenerationServiceAsyncStub(ImageGenerationServiceStub):
     """
 
 class ImageGenerationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ImageGenerationService paints pictures for brands."""
+    """ImageGenerationService paints pictures for brands.
+    Where a server asks who calls, it needs the action "generate" with the brand: else UNAUTHENTICATED (TOKEN_UNKNOWN) or
+    PERMISSION_DENIED (NOT_ALLOWED).
+    """
 
     @_abc_1.abstractmethod
     def Generate(

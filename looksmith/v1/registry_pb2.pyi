@@ -5,6 +5,7 @@ The adapter registry: immutable, digest-addressed versions of brand LoRAs, and t
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -1191,6 +1192,79 @@ class BrandErased(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BrandErased: _TypeAlias = BrandErased  # noqa: Y015
+
+@_typing.final
+class GetStatusRequest(_message.Message):
+    """GetStatusRequest asks for the status of a replica."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
+
+@_typing.final
+class GetStatusResponse(_message.Message):
+    """GetStatusResponse answers GetStatus."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
+    STORE_WORKS_FIELD_NUMBER: _builtins.int
+    STORE_PROBLEM_FIELD_NUMBER: _builtins.int
+    STORE_TIME_FIELD_NUMBER: _builtins.int
+    STORE_BREACHES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the replica."""
+    version: _builtins.str
+    """Release that it runs, such as "0.6.0"."""
+    store: _builtins.str
+    """Where its store is, host:port."""
+    store_works: _builtins.bool
+    """Whether the store could be written, read and listed just now."""
+    store_problem: _builtins.str
+    """What the store did instead, in words. Empty: it worked."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Its clock when it answered."""
+
+    @_builtins.property
+    def store_time(self) -> _duration_pb2.Duration:
+        """How long one small write, its reading and its deletion took together."""
+
+    @_builtins.property
+    def store_breaches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Rules that the store broke when it was tried, each with what it did. Empty: it keeps them all, or was not tried."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        store: _builtins.str = ...,
+        store_works: _builtins.bool = ...,
+        store_problem: _builtins.str = ...,
+        store_time: _duration_pb2.Duration | None = ...,
+        store_breaches: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["store_time", b"store_time", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "store", b"store", "store_breaches", b"store_breaches", "store_problem", b"store_problem", "store_time", b"store_time", "store_works", b"store_works", "time", b"time", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
 
 @_typing.final
 class CollectGarbageRequest(_message.Message):

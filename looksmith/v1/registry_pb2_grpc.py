@@ -29,8 +29,8 @@ class AdapterRegistryServiceStub(object):
     """AdapterRegistryService publishes, finds and hands out adapters. All its state lies in the object store.
     Where the registry asks for tokens, every call needs metadata "authorization: Bearer TOKEN": without one that it
     knows it fails with UNAUTHENTICATED (TOKEN_UNKNOWN), with one that does not reach so far with PERMISSION_DENIED
-    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing, yanking and moving aliases "publish",
-    moving protected aliases "promote".
+    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing and moving aliases "publish", moving
+    protected aliases and yanking "promote".
     """
 
     def __init__(self, channel):
@@ -110,8 +110,8 @@ class AdapterRegistryServiceServicer(object):
     """AdapterRegistryService publishes, finds and hands out adapters. All its state lies in the object store.
     Where the registry asks for tokens, every call needs metadata "authorization: Bearer TOKEN": without one that it
     knows it fails with UNAUTHENTICATED (TOKEN_UNKNOWN), with one that does not reach so far with PERMISSION_DENIED
-    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing, yanking and moving aliases "publish",
-    moving protected aliases "promote".
+    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing and moving aliases "publish", moving
+    protected aliases and yanking "promote".
     """
 
     def PublishAdapter(self, request_iterator, context):
@@ -119,8 +119,9 @@ class AdapterRegistryServiceServicer(object):
         the header, every later one a chunk. Repeating a call with the same request_id returns the first result. A file
         that this adapter already holds makes no new version (already_existed). Fails with INVALID_ARGUMENT and one
         BadRequest violation a finding for a bad file, DATA_LOSS (DIGEST_MISMATCH) if the bytes are not the announced
-        ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file. A call that breaks off leaves
-        what it sent behind for a day if it has a request_id: GetUpload tells how much, and the next call goes on there.
+        ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file, or (FAMILY_DIFFERS) if the
+        adapter holds this file for a base of another family. A call that breaks off leaves what it sent behind for a day
+        if it has a request_id: GetUpload tells how much, and the next call goes on there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -294,8 +295,8 @@ class AdapterRegistryService(object):
     """AdapterRegistryService publishes, finds and hands out adapters. All its state lies in the object store.
     Where the registry asks for tokens, every call needs metadata "authorization: Bearer TOKEN": without one that it
     knows it fails with UNAUTHENTICATED (TOKEN_UNKNOWN), with one that does not reach so far with PERMISSION_DENIED
-    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing, yanking and moving aliases "publish",
-    moving protected aliases "promote".
+    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing and moving aliases "publish", moving
+    protected aliases and yanking "promote".
     """
 
     @staticmethod
@@ -671,6 +672,11 @@ class RegistryAdminServiceStub(object):
                 request_serializer=looksmith_dot_v1_dot_registry__pb2.CheckStoreRequest.SerializeToString,
                 response_deserializer=looksmith_dot_v1_dot_registry__pb2.CheckStoreResponse.FromString,
                 _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/looksmith.v1.RegistryAdminService/GetStatus',
+                request_serializer=looksmith_dot_v1_dot_registry__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=looksmith_dot_v1_dot_registry__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryAdminServiceServicer(object):
@@ -695,6 +701,13 @@ class RegistryAdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStatus(self, request, context):
+        """GetStatus tells what this replica is and how its store does. Asks the store anew, under a prefix of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -707,6 +720,11 @@ def add_RegistryAdminServiceServicer_to_server(servicer, server):
                     servicer.CheckStore,
                     request_deserializer=looksmith_dot_v1_dot_registry__pb2.CheckStoreRequest.FromString,
                     response_serializer=looksmith_dot_v1_dot_registry__pb2.CheckStoreResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=looksmith_dot_v1_dot_registry__pb2.GetStatusRequest.FromString,
+                    response_serializer=looksmith_dot_v1_dot_registry__pb2.GetStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -765,6 +783,33 @@ class RegistryAdminService(object):
             '/looksmith.v1.RegistryAdminService/CheckStore',
             looksmith_dot_v1_dot_registry__pb2.CheckStoreRequest.SerializeToString,
             looksmith_dot_v1_dot_registry__pb2.CheckStoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/looksmith.v1.RegistryAdminService/GetStatus',
+            looksmith_dot_v1_dot_registry__pb2.GetStatusRequest.SerializeToString,
+            looksmith_dot_v1_dot_registry__pb2.GetStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -30,8 +30,8 @@ class AdapterRegistryServiceStub:
     """AdapterRegistryService publishes, finds and hands out adapters. All its state lies in the object store.
     Where the registry asks for tokens, every call needs metadata "authorization: Bearer TOKEN": without one that it
     knows it fails with UNAUTHENTICATED (TOKEN_UNKNOWN), with one that does not reach so far with PERMISSION_DENIED
-    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing, yanking and moving aliases "publish",
-    moving protected aliases "promote".
+    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing and moving aliases "publish", moving
+    protected aliases and yanking "promote".
     """
 
     @_typing.overload
@@ -43,8 +43,9 @@ class AdapterRegistryServiceStub:
     the header, every later one a chunk. Repeating a call with the same request_id returns the first result. A file
     that this adapter already holds makes no new version (already_existed). Fails with INVALID_ARGUMENT and one
     BadRequest violation a finding for a bad file, DATA_LOSS (DIGEST_MISMATCH) if the bytes are not the announced
-    ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file. A call that breaks off leaves
-    what it sent behind for a day if it has a request_id: GetUpload tells how much, and the next call goes on there.
+    ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file, or (FAMILY_DIFFERS) if the
+    adapter holds this file for a base of another family. A call that breaks off leaves what it sent behind for a day
+    if it has a request_id: GetUpload tells how much, and the next call goes on there.
     """
     GetUpload: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetUploadRequest, _registry_pb2.GetUploadResponse]
     """GetUpload tells how far an interrupted upload got, so that a publisher can go on from there. Fails with NOT_FOUND
@@ -84,8 +85,8 @@ class AdapterRegistryServiceAsyncStub(AdapterRegistryServiceStub):
     """AdapterRegistryService publishes, finds and hands out adapters. All its state lies in the object store.
     Where the registry asks for tokens, every call needs metadata "authorization: Bearer TOKEN": without one that it
     knows it fails with UNAUTHENTICATED (TOKEN_UNKNOWN), with one that does not reach so far with PERMISSION_DENIED
-    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing, yanking and moving aliases "publish",
-    moving protected aliases "promote".
+    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing and moving aliases "publish", moving
+    protected aliases and yanking "promote".
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -94,8 +95,9 @@ class AdapterRegistryServiceAsyncStub(AdapterRegistryServiceStub):
     the header, every later one a chunk. Repeating a call with the same request_id returns the first result. A file
     that this adapter already holds makes no new version (already_existed). Fails with INVALID_ARGUMENT and one
     BadRequest violation a finding for a bad file, DATA_LOSS (DIGEST_MISMATCH) if the bytes are not the announced
-    ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file. A call that breaks off leaves
-    what it sent behind for a day if it has a request_id: GetUpload tells how much, and the next call goes on there.
+    ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file, or (FAMILY_DIFFERS) if the
+    adapter holds this file for a base of another family. A call that breaks off leaves what it sent behind for a day
+    if it has a request_id: GetUpload tells how much, and the next call goes on there.
     """
     GetUpload: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetUploadRequest, _registry_pb2.GetUploadResponse]  # type: ignore[assignment]
     """GetUpload tells how far an interrupted upload got, so that a publisher can go on from there. Fails with NOT_FOUND
@@ -134,8 +136,8 @@ class AdapterRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """AdapterRegistryService publishes, finds and hands out adapters. All its state lies in the object store.
     Where the registry asks for tokens, every call needs metadata "authorization: Bearer TOKEN": without one that it
     knows it fails with UNAUTHENTICATED (TOKEN_UNKNOWN), with one that does not reach so far with PERMISSION_DENIED
-    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing, yanking and moving aliases "publish",
-    moving protected aliases "promote".
+    (NOT_ALLOWED). Reading needs the action "read" for the brand, publishing and moving aliases "publish", moving
+    protected aliases and yanking "promote".
     """
 
     @_abc_1.abstractmethod
@@ -148,8 +150,9 @@ class AdapterRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         the header, every later one a chunk. Repeating a call with the same request_id returns the first result. A file
         that this adapter already holds makes no new version (already_existed). Fails with INVALID_ARGUMENT and one
         BadRequest violation a finding for a bad file, DATA_LOSS (DIGEST_MISMATCH) if the bytes are not the announced
-        ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file. A call that breaks off leaves
-        what it sent behind for a day if it has a request_id: GetUpload tells how much, and the next call goes on there.
+        ones, ALREADY_EXISTS (REQUEST_ID_REUSED) if the request_id stood for another file, or (FAMILY_DIFFERS) if the
+        adapter holds this file for a base of another family. A call that breaks off leaves what it sent behind for a day
+        if it has a request_id: GetUpload tells how much, and the next call goes on there.
         """
 
     @_abc_1.abstractmethod
@@ -276,6 +279,8 @@ class RegistryAdminServiceStub:
     """CheckStore looks at everything in the store, or at all of one brand, and tells each fault that it finds, then what
     there is. Changes nothing.
     """
+    GetStatus: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetStatusRequest, _registry_pb2.GetStatusResponse]
+    """GetStatus tells what this replica is and how its store does. Asks the store anew, under a prefix of its own."""
 
 @_typing.type_check_only
 class RegistryAdminServiceAsyncStub(RegistryAdminServiceStub):
@@ -293,6 +298,8 @@ class RegistryAdminServiceAsyncStub(RegistryAdminServiceStub):
     """CheckStore looks at everything in the store, or at all of one brand, and tells each fault that it finds, then what
     there is. Changes nothing.
     """
+    GetStatus: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetStatusRequest, _registry_pb2.GetStatusResponse]  # type: ignore[assignment]
+    """GetStatus tells what this replica is and how its store does. Asks the store anew, under a prefix of its own."""
 
 class RegistryAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """RegistryAdminService looks after the store. Where tokens are asked for, its calls need the action "manage": that of
@@ -319,5 +326,13 @@ class RegistryAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """CheckStore looks at everything in the store, or at all of one brand, and tells each fault that it finds, then what
         there is. Changes nothing.
         """
+
+    @_abc_1.abstractmethod
+    def GetStatus(
+        self,
+        request: _registry_pb2.GetStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetStatusResponse, _abc.Awaitable[_registry_pb2.GetStatusResponse]]:
+        """GetStatus tells what this replica is and how its store does. Asks the store anew, under a prefix of its own."""
 
 def add_RegistryAdminServiceServicer_to_server(servicer: RegistryAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

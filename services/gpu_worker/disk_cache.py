@@ -6,6 +6,7 @@ Knows nothing about where bytes come from or what they mean.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterator
@@ -16,11 +17,13 @@ import structlog
 
 from looksmith.nouns import is_digest
 from services.gpu_worker.engine.recipe import file_digest
-from services.gpu_worker.errors import DigestMismatch, DiskCacheFull
+from services.gpu_worker.errors import DigestMismatch, DiskCacheFull, DiskFull
 
 log = structlog.get_logger()
 
 _PARTIAL = ".part"
+#: No space, over the quota, over the largest size that the process may write.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class DiskCache:
@@ -78,6 +81,7 @@ class DiskCache:
 
         Raises:
             DiskCacheFull: it does not fit beside the pinned files.
+            DiskFull: the disk has no room for it.
         """
         partial = self._folder / f"{digest}{_PARTIAL}"
         size = 0
@@ -91,6 +95,11 @@ class DiskCache:
                     await asyncio.to_thread(file.write, chunk)
             partial.replace(self._folder / digest)
             self._sizes[digest] = size
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            log.error("disk.full", digest=digest, folder=str(self._folder), error=error.strerror)  # noqa: TRY400  # where it was raised is no news
+            raise DiskFull(digest, error.strerror or str(error)) from error
         finally:
             self._partial_bytes -= size
             partial.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -16,29 +17,50 @@ from typing import Self, TypeVar
 
 import structlog
 
-from services.gpu_worker.clock import Clock
+from services.gpu_worker.clock import Clock, seconds
 from services.gpu_worker.crowding import crowding
 from services.gpu_worker.engine.protocol import Engine, Event, ImageBlocked, ImageReady
+from services.gpu_worker.errors import WorkerResetting
 from services.gpu_worker.progress import Progress
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 _MAX_COMMANDS = 4096
+#: Seconds that an engine gets to end, at least; one that is at a unit of work may take as long as units take there.
+_END_S = 2.0
+_LOOK_EVERY_S = 0.1
+
+
+class EngineHangs(Exception):
+    """The engine is at a unit of work that does not end, and holds its thread, which nobody can end but it."""
 
 
 class EngineThread:
     """Loads the engine on entry, in its thread; on exit the step under way ends first."""
 
     def __init__(self, engine: Engine, *, clock: Clock, crowding: Callable[[], float] = crowding) -> None:
-        self.engine = engine
-        self.progress = Progress(clock=clock, crowding=crowding)
-        self._commands: queue.Queue[Callable[[], None] | None] = queue.Queue(_MAX_COMMANDS)  # None: the end
-        self._thread = threading.Thread(target=self._run, name="engine")
+        self._clock, self._crowding = clock, crowding
+        self._engine: Engine | None = engine
+        self.progress: Progress
+        self._commands: queue.Queue[Callable[[], None] | None]  # None: the end
+        self._thread: threading.Thread
+        self._prepare(engine)
+        self._hangs = self._ending = False
         self._loop: asyncio.AbstractEventLoop
         self._on_events: Callable[[Sequence[Event]], None] = lambda _events: None
         self._on_failure: Callable[[Exception], None] = lambda _error: None
-        self._loaded = False
+
+    @property
+    def engine(self) -> Engine:
+        """Raises WorkerResetting: there is none, until ``rebuild`` has ended."""
+        if self._engine is None:
+            raise WorkerResetting
+        return self._engine
+
+    @property
+    def rebuilding(self) -> bool:
+        return self._ending or self._engine is None
 
     def listen(self, on_events: Callable[[Sequence[Event]], None], on_failure: Callable[[Exception], None]) -> None:
         """Who gets events, and what an engine raised that should not raise; both are called on the event loop."""
@@ -46,21 +68,45 @@ class EngineThread:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
-        try:
-            await self.call(self._load)
-        except BaseException:
-            await self._end()
-            raise
+        await self._start(self.engine)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._end()
+        if not self._hangs:
+            await self._end()
+
+    async def rebuild(self, make: Callable[[], Engine]) -> None:
+        """Ends the engine and its thread, and loads another one, from ``make``, in a thread of its own.
+
+        Nothing of the old one is kept here; memory is free once nobody else keeps it either.
+
+        Raises:
+            EngineHangs: it does not end. It is still there, of no more use.
+            Exception: what making or loading raised. There is no engine any more.
+        """
+        self._ending = True
+        await self._end(may_hang=True)
+        self._engine = None
+        gc.collect()  # models are full of cycles, and what they hold is needed at once
+        engine = await asyncio.to_thread(make)
+        self._prepare(engine)
+        self._ending = False
+        await self._start(engine)
+        self._engine = engine
 
     async def call(self, command: Callable[[], T]) -> T:
-        """Runs ``command`` on the thread, between two steps, and returns what it returns."""
+        """Runs ``command`` on the thread, between two steps, and returns what it returns.
+
+        Raises:
+            WorkerResetting: the engine is being rebuilt.
+        """
+        if self.rebuilding:
+            raise WorkerResetting
+        return await self._called(command)
+
+    async def _called(self, command: Callable[[], T]) -> T:
         done: asyncio.Future[T] = self._loop.create_future()
 
         def settle(value: T | None, error: Exception | None) -> None:
@@ -83,26 +129,37 @@ class EngineThread:
         return await done
 
     def post(self, command: Callable[[], None]) -> None:
-        """Runs ``command`` on the thread, after all commands before it, and does not wait."""
-        self._commands.put_nowait(command)
+        """Runs ``command`` on the thread, after all commands before it, and does not wait. Not while it is rebuilt."""
+        if not self.rebuilding:
+            self._commands.put_nowait(command)
 
-    def _run(self) -> None:
-        busy = False
+    def _prepare(self, engine: Engine) -> None:
+        """A thread of its own for each engine: it alone keeps that alive from here, and it knows when it stood."""
+        commands: queue.Queue[Callable[[], None] | None] = queue.Queue(_MAX_COMMANDS)
+        self.progress, self._commands = Progress(clock=self._clock, crowding=self._crowding), commands
+        self._thread = threading.Thread(target=self._run, args=(engine, commands), name="engine")
+
+    async def _start(self, engine: Engine) -> None:
+        self._thread.start()
+        try:
+            await self._called(engine.load)
+        except BaseException:
+            await self._end()
+            raise
+
+    def _run(self, engine: Engine, commands: queue.Queue[Callable[[], None] | None]) -> None:
+        busy = loaded = False  # the first command loads it
         while True:
             try:
-                command = self._commands.get(block=not busy)
+                command = commands.get(block=not busy)
             except queue.Empty:
-                busy = bool(self._unit(self.engine.tick))
+                busy = bool(self._unit(engine.tick))
                 continue
             if command is None:
-                self._unit(self.engine.close)
+                self._unit(engine.close)
                 return
             self._unit(command)
-            busy = self._loaded  # it may have given the engine work; commands go before steps
-
-    def _load(self) -> None:
-        self.engine.load()
-        self._loaded = True
+            busy, loaded = loaded, True  # it may have given the engine work; commands go before steps
 
     def _unit(self, work: Callable[[], Sequence[Event] | None]) -> Sequence[Event]:
         """Does a unit of work; the events that it gave."""
@@ -122,6 +179,13 @@ class EngineThread:
         with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is left to be told
             self._loop.call_soon_threadsafe(function, *args)
 
-    async def _end(self) -> None:
+    async def _end(self, *, may_hang: bool = False) -> None:
+        """Raises: EngineHangs, if that may be."""
         self._commands.put_nowait(None)
+        began = self._clock()
+        while may_hang and self._thread.is_alive():
+            if self.progress.stalled_s() and seconds(began, self._clock()) > _END_S:
+                self._hangs = True
+                raise EngineHangs
+            await asyncio.sleep(_LOOK_EVERY_S)
         await asyncio.to_thread(self._thread.join)

@@ -1,8 +1,8 @@
 """What a worker refuses, one class a reason. Knows nothing about how it is noticed.
 
 NotFound            RecipeNotServed, BrandGone
-ResourceExhausted   WorkerFull, DiskCacheFull
-Unavailable         WorkerDraining, RegistryLost
+ResourceExhausted   WorkerFull, DiskCacheFull, DiskFull
+Unavailable         WorkerDraining, WorkerResetting, RegistryLost
 FailedPrecondition  AdapterUnusable
 DataLoss            DigestMismatch
 AlreadyExists       RequestIdReused
@@ -60,6 +60,13 @@ class WorkerDraining(Unavailable):
         super().__init__(f"worker {worker} finishes its jobs and takes no more", retry_after_s=_JOB_S)
 
 
+class WorkerResetting(Unavailable):
+    reason = "WORKER_RESETTING"
+
+    def __init__(self) -> None:
+        super().__init__("this worker builds its engine anew and takes no jobs meanwhile", retry_after_s=_JOB_S)
+
+
 class RegistryLost(Unavailable):
     """An adapter that is not here can't be fetched; what is here is painted."""
 
@@ -76,6 +83,17 @@ class DiskCacheFull(ResourceExhausted):
         super().__init__(
             f"adapter {digest[:12]} does not fit beside those in use into {limit} bytes of disk cache",
             retry_after_s=_JOB_S,
+        )
+
+
+class DiskFull(ResourceExhausted):
+    """The disk itself, whatever the worker may use of it."""
+
+    reason = "DISK_FULL"
+
+    def __init__(self, digest: str, problem: str) -> None:
+        super().__init__(
+            f"adapter {digest[:12]} can't be written to this worker's disk: {problem}", retry_after_s=_JOB_S
         )
 
 

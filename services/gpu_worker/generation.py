@@ -48,6 +48,7 @@ from services.gpu_worker.engine.protocol import (
 )
 from services.gpu_worker.errors import RequestIdReused, Superseded
 from services.gpu_worker.painter import Bound, JobEvent, Painter, Painting
+from services.gpu_worker.provenance import xmp_packet
 from services.gpu_worker.settlement import Settler
 from services.gpu_worker.swap import SwapReport
 from services.gpu_worker.withdrawals import Withdrawals
@@ -187,10 +188,11 @@ class Generation:
                 if settled.request.report_steps:
                     yield Step(event.image, event.step, event.steps, event.batch_rows)
             case PreviewReady():
-                jpeg = await asyncio.to_thread(encode, event.pixels, ImageFormat.JPEG)
+                origin = xmp_packet(settled, event.image)
+                jpeg = await asyncio.to_thread(encode, event.pixels, ImageFormat.JPEG, origin)
                 yield Preview(event.image, event.step, b"" if settled.request.omit_image_bytes else jpeg)
             case ImageReady():
-                async for reply in self._image(event, settled.request, spent):
+                async for reply in self._image(event, settled, spent):
                     yield reply
             case protocol.ImageBlocked():
                 blocked = ImageBlocked(event.image, event.seed)
@@ -200,9 +202,10 @@ class Generation:
             case JobDone():
                 self._job_done(event, settled, spent)
 
-    async def _image(self, ready: ImageReady, request: PaintRequest, spent: _Spent) -> AsyncIterator[Event]:
+    async def _image(self, ready: ImageReady, settled: Settled, spent: _Spent) -> AsyncIterator[Event]:
+        request, origin = settled.request, xmp_packet(settled, ready.image)
         began = self._clock()
-        data = await asyncio.to_thread(encode, ready.pixels, request.image_format)
+        data = await asyncio.to_thread(encode, ready.pixels, request.image_format, origin)
         encoded = self._clock()
         telemetry.span(Stage.IMAGE_ENCODE.value, began, encoded)
         spent.stages[Stage.IMAGE_ENCODE] += seconds(began, encoded)

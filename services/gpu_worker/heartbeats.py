@@ -5,28 +5,41 @@ Knows nothing about routers, sessions or when a heartbeat is due.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from looksmith.nouns import Tier
+from services.gpu_worker.machine import Machine
 from services.gpu_worker.painter import Painter
 from services.gpu_worker.tiers import AdapterTiers
-from services.router.client import BookedWork, Heartbeat, MeasuredCost, WorkerFault
+from services.router.client import BookedWork, Heartbeat, MeasuredCost, WorkerFault, WorkerReset
 
 
 class Heartbeats:
-    """The heartbeats of one session: each knows what the ones before it have said."""
+    """The heartbeats of one session: each knows what the ones before it have said. ``reset`` gives the newest one."""
 
-    def __init__(self, *, painter: Painter, tiers: AdapterTiers) -> None:
-        self._painter, self._tiers = painter, tiers
+    def __init__(
+        self,
+        *,
+        painter: Painter,
+        tiers: AdapterTiers,
+        machine: Machine | None = None,
+        reset: Callable[[], WorkerReset | None] = lambda: None,
+    ) -> None:
+        self._painter, self._tiers, self._machine, self._reset = painter, tiers, machine, reset
         self._sequence = 0
         self._said: Mapping[str, Tier] | None = None  # None: the next one says everything
+
+    @property
+    def sequence(self) -> int:
+        """Number of the last one."""
+        return self._sequence
 
     def resync(self) -> None:
         """Lets the next heartbeat say everything."""
         self._said = None
 
     def next(self) -> Heartbeat:
-        painter, tiers = self._painter, self._tiers
+        painter, tiers, machine = self._painter, self._tiers, self._machine
         self._sequence += 1
         residency = tiers.residency()
         full = self._said is None
@@ -49,6 +62,11 @@ class Heartbeats:
             ),
             last_errors=tuple(WorkerFault(m.time, m.reason, m.message) for m in painter.mishaps),
             stalled_s=painter.stalled_s(),
+            time=machine.now() if machine else None,
+            reset=self._reset(),
+            disk_free_bytes=machine.disk_free() if machine else None,
+            memory_free_bytes=machine.memory_free() if machine else None,
+            waiting_for_memory=tiers.waiting_for_memory,
         )
 
 

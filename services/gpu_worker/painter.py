@@ -33,7 +33,7 @@ from services.gpu_worker.engine.protocol import (
 )
 from services.gpu_worker.engine.turns import rows_of
 from services.gpu_worker.engine_thread import EngineThread
-from services.gpu_worker.errors import WorkerDraining
+from services.gpu_worker.errors import WorkerDraining, WorkerResetting
 from services.gpu_worker.lease import Lease
 from services.gpu_worker.queue import FairQueue
 from services.gpu_worker.router_books import Booked, RouterBooks
@@ -120,7 +120,7 @@ class Painter:
         self._books = RouterBooks()
         self._room_since_ns = clock()
         self._changed = asyncio.Event()  # a job became ready or is staged, or there is room
-        self._draining = False
+        self._draining = self._paused = self._said_stalled = False
         engine_thread.listen(self._on_events, self._on_failure)
 
     @asynccontextmanager
@@ -149,7 +149,11 @@ class Painter:
 
     def stalled_s(self) -> float:
         """Seconds that the engine has been at one unit of work which should have ended long ago; 0: it gets on."""
-        return self._thread.progress.stalled_s()
+        stalled_s = 0.0 if self._thread.rebuilding else self._thread.progress.stalled_s()
+        if stalled_s and not self._said_stalled:
+            log.error("engine.stalled", seconds=round(stalled_s, 1), jobs=len(self._jobs))
+        self._said_stalled = stalled_s > 0
+        return stalled_s
 
     def booked(self) -> tuple[Booked, ...]:
         seconds_of: defaultdict[str, float] = defaultdict(float)
@@ -160,6 +164,28 @@ class Painter:
     def drain(self) -> None:
         """Takes no more jobs; those that are here are finished."""
         self._draining = True
+
+    # While its engine is rebuilt
+
+    @property
+    def jobs(self) -> int:
+        """That have not ended."""
+        return len(self._jobs)
+
+    def pause(self) -> None:
+        """Takes no jobs until ``resume``; those that are here are finished."""
+        self._paused = True
+
+    def give_up_all(self, error: Callable[[], LooksmithError]) -> int:
+        """Ends the jobs that are here; how many those were."""
+        left = list(self._jobs.values())
+        for job in left:
+            self._give_up(job, error())
+        return len(left)
+
+    def resume(self) -> None:
+        self._paused = False
+        self._changed.set()
 
     # A job's life
 
@@ -177,11 +203,14 @@ class Painter:
 
         Raises:
             WorkerDraining: no more jobs are taken.
+            WorkerResetting: none are for the moment.
             WorkerFull: too many wait already.
             LooksmithError: while iterating: its adapters can't be had, or the engine failed.
         """
         if self._draining:
             raise WorkerDraining(self._name)
+        if self._paused:
+            raise WorkerResetting
         arrived = self._clock()
         lease = self._tiers.lease(engine_job.brand, [adapter.digest for adapter in engine_job.adapters])
         job = _Job(engine_job, router, lease, arrived)
@@ -249,6 +278,8 @@ class Painter:
 
     def _next(self) -> _Job | None:
         """The job to stage now; None if none is ready, or enough are staged."""
+        if not len(self._queue):  # there may be no engine to ask either
+            return None
         enough = len(self._staged) >= self._thread.engine.max_jobs
         return None if enough else self._queue.take(lambda job: job.ready)
 

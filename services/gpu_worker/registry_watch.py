@@ -67,7 +67,7 @@ class RegistryWatch:
                         await self._take(message)
                 reason = "closed by the registry"
             except LooksmithError as error:
-                reason = error.reason
+                reason = f"{error.reason}: {error.message}"
             except TimeoutError:
                 reason = "silence"
             except Exception:  # a worker that stopped listening would paint what is withdrawn from now on

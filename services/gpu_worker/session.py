@@ -13,7 +13,9 @@ import structlog
 
 from looksmith.errors import LooksmithError
 from services.gpu_worker.heartbeats import Heartbeats
+from services.gpu_worker.machine import Machine
 from services.gpu_worker.painter import Painter
+from services.gpu_worker.reset import EngineReset
 from services.gpu_worker.tiers import AdapterTiers
 from services.router.client import (
     Ack,
@@ -24,6 +26,7 @@ from services.router.client import (
     FleetSession,
     Prefetch,
     Registration,
+    Reset,
     Resync,
     Welcome,
 )
@@ -48,15 +51,17 @@ class RouterSession:
         connect: Callable[[str], AbstractAsyncContextManager[FleetClient]],
         jitter: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        machine: Machine | None = None,
+        reset: EngineReset | None = None,
     ) -> None:
         self._address, self._registration, self._connect = address, registration, connect
-        self._painter, self._tiers = painter, tiers
+        self._painter, self._tiers, self._machine, self._reset = painter, tiers, machine, reset
         self._jitter, self._sleep = jitter, sleep
         self._news = asyncio.Event()  # something to report before the next heartbeat is due
         self._evictions: set[asyncio.Task[bool]] = set()
         self._welcomed = False
-        self._farewell: int | None = None  # the heartbeat of this session that first said that the worker drains
-        self._farewell_heard = asyncio.Event()
+        self._heartbeats = self._new_heartbeats()  # of this session
+        self._heard, self._hears = 0, asyncio.Event()  # the last of them that the router has confirmed
         tiers.watch(self._news.set)
 
     async def run(self) -> None:
@@ -67,24 +72,32 @@ class RouterSession:
             try:
                 async with self._connect(self._address) as fleet, fleet.join(self._registration) as session:
                     await self._follow(session)
-                reason = "closed by the router"
+                reason, told = "closed by the router", ""
             except LooksmithError as error:
-                reason = error.reason
+                reason, told = error.reason, error.message
             failures = 0 if self._welcomed else failures + 1
             delay = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** min(failures, 10)) * (0.5 + self._jitter() / 2)
-            log.warning("session.ended", router=self._address, reason=reason, retry_s=round(delay, 2))
+            log.warning("session.ended", router=self._address, reason=reason, error=told, retry_s=round(delay, 2))
             await self._sleep(delay)
 
-    async def report_draining(self) -> None:
-        """Reports at once, and returns when the router has heard that the worker drains; at once if none listens."""
+    async def report_now(self) -> None:
+        """Reports at once, and returns when the router has heard how the worker is now; at once if none listens."""
         self._news.set()
-        if self._welcomed:
-            await self._farewell_heard.wait()
+        heartbeats, due = self._heartbeats, self._heartbeats.sequence + 1
+        while self._welcomed and self._heartbeats is heartbeats and self._heard < due:
+            self._hears.clear()
+            await self._hears.wait()
+
+    def rejoin(self, registration: Registration) -> None:
+        """Ends the session, and joins anew as what the worker is now."""
+        self._registration = registration
+        self._news.set()
 
     async def _follow(self, session: FleetSession) -> None:
         """Obeys commands until the session ends; reports beside that, once the router has said how often."""
-        heartbeats = Heartbeats(painter=self._painter, tiers=self._tiers)
-        self._farewell = None
+        heartbeats = self._heartbeats = self._new_heartbeats()
+        self._heard = 0
+        self._hears.set()  # who waits for the session before waits in vain
         reporting: asyncio.Task[None] | None = None
         try:
             async for command in session:
@@ -99,25 +112,28 @@ class RouterSession:
                 reporting.cancel()
                 await asyncio.gather(reporting, return_exceptions=True)  # how it ended, iteration has told
 
+    def _new_heartbeats(self) -> Heartbeats:
+        newest = (lambda: reset.newest) if (reset := self._reset) else (lambda: None)
+        return Heartbeats(painter=self._painter, tiers=self._tiers, machine=self._machine, reset=newest)
+
     async def _report(self, session: FleetSession, heartbeats: Heartbeats, interval_s: float) -> None:
-        while True:
+        joined_as = self._registration
+        while self._registration is joined_as:
             self._news.clear()
-            heartbeat = heartbeats.next()
-            if heartbeat.draining and self._farewell is None:
-                self._farewell = heartbeat.sequence
-            await session.send(heartbeat)
+            await session.send(heartbeats.next())
             try:
                 async with asyncio.timeout(interval_s):
                     await self._news.wait()
             except TimeoutError:
                 continue
             await self._sleep(SETTLING_S)
+        await session.leave()
 
     def _obey(self, command: Command, heartbeats: Heartbeats) -> None:
         match command:
             case Ack(sequence):
-                if self._farewell is not None and sequence >= self._farewell:
-                    self._farewell_heard.set()
+                self._heard = sequence
+                self._hears.set()
             case Resync():
                 heartbeats.resync()
                 self._news.set()
@@ -127,6 +143,9 @@ class RouterSession:
                 eviction = asyncio.create_task(self._tiers.evict(digest))
                 self._evictions.add(eviction)
                 eviction.add_done_callback(self._evictions.discard)
+            case Reset(reason):
+                if self._reset:
+                    self._reset.begin(reason)
             case Drain(reason):
                 log.info("worker.draining", router=self._address, reason=reason)
                 self._painter.drain()

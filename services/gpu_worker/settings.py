@@ -62,6 +62,9 @@ class WorkerSettings(ServiceSettings):
     registry_token: SecretStr = SecretStr("")
     """Token that the registry is shown; it needs to read every brand. Unset: none, where the registry asks for none."""
 
+    router_token: SecretStr = SecretStr("")
+    """Token that routers are shown; it needs to serve. Unset: none, where routers ask for none."""
+
     disk_cache: Path
     """Folder of adapter files; kept between runs, so that a restart finds them. Required; one worker's own."""
 

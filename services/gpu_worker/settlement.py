@@ -32,6 +32,10 @@ class Settler:
     ) -> None:
         self._registry, self._recipes, self._dropped_words = registry, recipes, dropped_words
 
+    def serve(self, recipes: Sequence[RecipeFacts]) -> None:
+        """From now on, those of another engine."""
+        self._recipes = recipes
+
     async def settle(self, request: PaintRequest) -> Settlement:
         """Leaves nothing open.
 

@@ -61,8 +61,10 @@ class AdapterTiers:
         self._placing = ""  # the digest that is being copied to the device
         self._host_turn = asyncio.Lock()  # first come, first served: a large adapter is not overtaken for ever
         self._freed = asyncio.Event()
+        self._waiting = 0  # leases that wait for room in host memory
         self._prefetches: set[asyncio.Task[None]] = set()
         self._watchers: list[Callable[[], None]] = []
+        self._closed = False  # there is no engine to bring adapters to
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[AdapterTiers]:
@@ -81,7 +83,7 @@ class AdapterTiers:
 
     @property
     def slots(self) -> int:
-        return sum(self._thread.engine.places.values())
+        return 0 if self._thread.rebuilding else sum(self._thread.engine.places.values())
 
     @property
     def slots_used(self) -> int:
@@ -90,6 +92,11 @@ class AdapterTiers:
     @property
     def host_bytes(self) -> int:
         return sum(adapter.size_bytes for adapter in self._host.values()) + sum(self._reading.values())
+
+    @property
+    def waiting_for_memory(self) -> int:
+        """Leases for which there is no room in host memory, as others' adapters fill it."""
+        return self._waiting
 
     @property
     def disk_bytes(self) -> int:
@@ -130,11 +137,8 @@ class AdapterTiers:
                 try:
                     await asyncio.gather(*(self._to_disk(lease, d, checks) for d in absent if d not in self._device))
                     async with self._host_turn:
-                        while not self._grant(lease):
-                            if not wait:
-                                return False
-                            self._freed.clear()
-                            await self._freed.wait()
+                        if not (self._grant(lease) or await self._room(lease, wait=wait)):
+                            return False
                     await self._to_host(lease, [digest for digest in lease.digests if digest in self._reading])
                 except _GoneFromDisk:
                     self._release_host(lease)
@@ -197,6 +201,8 @@ class AdapterTiers:
         self._drop_unwanted()
 
     def _drop_unwanted(self) -> None:
+        if self._closed:
+            return
         for digest in [digest for digest in self._unwanted if not self._used(digest)]:
             self._unwanted.remove(digest)
             if digest in self.residency():
@@ -216,7 +222,7 @@ class AdapterTiers:
 
     def prefetch(self, brand: str, digest: str) -> None:
         """Brings an adapter to host memory if there is room, else to disk; only logs if it can't."""
-        if len(self._prefetches) >= _MAX_PREFETCHES:
+        if self._closed or len(self._prefetches) >= _MAX_PREFETCHES:
             log.info("adapter.prefetch_skipped", brand=brand, digest=digest)
             return
 
@@ -243,6 +249,28 @@ class AdapterTiers:
         if digest in self._device:
             await self._evict_from_device(digest)
         return True
+
+    # What the rebuilding of the engine asks for
+
+    async def emptied(self) -> None:
+        """Drops all that is in host memory and on the device, which go with the engine; ends what is under way.
+
+        Files on disk stay. Until ``reopen`` nothing is brought.
+        """
+        self._closed = True
+        for task in self._prefetches:
+            task.cancel()
+        await asyncio.gather(*self._prefetches, return_exceptions=True)
+        await self._flights.close()
+        await self._reads.close()
+        for kept in (self._host, self._device, self._host_sizes):
+            kept.clear()
+        self._changed()
+
+    def reopen(self) -> None:
+        self._closed = False
+        self._drop_unwanted()
+        self._changed()
 
     # Store to disk
 
@@ -339,6 +367,21 @@ class AdapterTiers:
         self._pins[Tier.HOST].update(lease.digests)
         lease.holds_host = True
         return True
+
+    async def _room(self, lease: Lease, *, wait: bool) -> bool:
+        """Waits until leases that fill the memory have given enough of it back. False: it is not to wait."""
+        if not wait:
+            return False
+        log.warning("adapter.waits_for_memory", brand=lease.brand, host_bytes=self.host_bytes, limit=self._host_limit)
+        self._waiting += 1
+        try:
+            while True:
+                self._freed.clear()
+                await self._freed.wait()
+                if self._grant(lease):
+                    return True
+        finally:
+            self._waiting -= 1
 
     async def _to_host(self, lease: Lease, digests: Sequence[str]) -> None:
         # All begin before anything is awaited: what is set aside for them is given back by those who admit.

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
+from looksmith.channel import bearer, dial
 from looksmith.errors import LooksmithError, error_from_rpc
 from looksmith.v1 import fleet_pb2 as pb
 from looksmith.v1 import fleet_pb2_grpc as rpc
@@ -27,9 +28,12 @@ from services.router.members import (
     MeasuredCost,
     Prefetch,
     Registration,
+    Reset,
+    ResetPhase,
     Resync,
     Welcome,
     WorkerFault,
+    WorkerReset,
     WorkerState,
 )
 
@@ -45,9 +49,12 @@ __all__ = [
     "MeasuredCost",
     "Prefetch",
     "Registration",
+    "Reset",
+    "ResetPhase",
     "Resync",
     "Welcome",
     "WorkerFault",
+    "WorkerReset",
     "WorkerState",
 ]
 
@@ -71,6 +78,10 @@ class FleetSession:
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             raise await self._how_it_ended() from None
 
+    async def leave(self) -> None:
+        """Says that this was the last word; the router then ends the session."""
+        await self._call.done_writing()
+
     def __aiter__(self) -> FleetSession:
         return self
 
@@ -90,16 +101,19 @@ class FleetSession:
 
 
 class FleetClient:
-    """``channel`` belongs to whoever opened it; ``connect`` opens and closes one."""
+    """``channel`` belongs to whoever opened it; ``connect`` opens and closes one. Every call shows ``token``."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, token: str = "") -> None:
         self._stub: rpc.FleetServiceAsyncStub = rpc.FleetServiceStub(channel)
+        self._metadata = tuple(bearer(token))
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, address: str) -> AsyncIterator[FleetClient]:
-        async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-            yield cls(channel)
+    async def connect(
+        cls, address: str, *, token: str = "", credentials: grpc.ChannelCredentials | None = None
+    ) -> AsyncIterator[FleetClient]:
+        async with dial(address, credentials=credentials, options=CHANNEL_OPTIONS) as channel:
+            yield cls(channel, token=token)
 
     @asynccontextmanager
     async def join(self, registration: Registration) -> AsyncIterator[FleetSession]:
@@ -108,7 +122,7 @@ class FleetClient:
         Raises:
             LooksmithError: the router is out of reach, or refused the registration.
         """
-        call = self._stub.Join()
+        call = self._stub.Join(metadata=self._metadata)
         session = FleetSession(call)
         try:
             await session.send(registration)
@@ -119,7 +133,7 @@ class FleetClient:
     async def list_workers(self, *, timeout_s: float = 5.0) -> tuple[WorkerView, ...]:
         """Every worker of this router, ordered by name."""
         try:
-            response = await self._stub.ListWorkers(pb.ListWorkersRequest(), timeout=timeout_s)
+            response = await self._stub.ListWorkers(pb.ListWorkersRequest(), timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from None
         return tuple(map(worker_from_pb, response.workers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from looksmith.v1 import fleet_pb2_grpc as fleet_rpc
 from looksmith.v1 import generation_pb2_grpc as rpc
 from services.chassis.channel import open_channel
+from services.chassis.security import dialling
 from services.chassis.server import RunningServer, ServedApi, grpc_server
 from services.registry.client import RegistryClient
 from services.router.admission import Admission, Share
@@ -23,6 +25,7 @@ from services.router.keda import externalscaler_pb2_grpc as keda_rpc
 from services.router.ports import Registry
 from services.router.rate_limits import RateLimits
 from services.router.request_memory import RequestMemory
+from services.router.request_records import RequestRecords
 from services.router.resolutions import RememberingRegistry
 from services.router.retry_budget import RetryBudget
 from services.router.scaler import FleetBacklog, Scaler
@@ -48,14 +51,16 @@ async def router(
 ) -> AsyncIterator[RunningServer]:
     """A serving router. ``registry`` and ``clock`` replace the real ones in tests."""
     async with AsyncExitStack() as stack:
+        credentials = dialling(settings)
         if registry is None:
-            channel = open_channel(settings.registry, token=settings.registry_token.get_secret_value())
+            token = settings.registry_token.get_secret_value()
+            channel = open_channel(settings.registry, token=token, credentials=credentials)
             registry = RegistryClient(await stack.enter_async_context(channel))
         registry = RememberingRegistry(registry=registry, clock=clock, now=_now)
         fleet = Fleet(router=settings.name, lease_s=settings.lease_s, clock=clock, now=_now)
         memory = RequestMemory(clock=clock)
         fleet.watch(Handover(fleet=fleet, recent=memory.recent).on_change)
-        usage = Usage(now=_now)
+        usage, records = Usage(now=_now), RequestRecords(now=_now, clock=clock)
         admission = Admission(
             registry=registry,
             fleet=fleet,
@@ -90,13 +95,16 @@ async def router(
             admission=admission,
             dispatcher=dispatcher,
             waiting_room=waiting_room,
+            records=records,
             default_deadline_s=settings.default_deadline_s,
             clock=clock,
         )
         await stack.enter_async_context(watchdog.running(also=scheduler.tick))
         sessions = Sessions(
             fleet=fleet,
-            connect=GrpcWorkerConnection,
+            connect=lambda registration: GrpcWorkerConnection(
+                registration, token=settings.worker_token.get_secret_value(), credentials=credentials and credentials()
+            ),
             router=settings.name,
             lease_s=settings.lease_s,
             heartbeat_interval_s=settings.heartbeat_interval_s,
@@ -109,6 +117,9 @@ async def router(
             generation=generation,
             upkeep=Upkeep(registry=registry, fleet=fleet, clock=clock),
             usage=usage,
+            records=records,
+            waiting=lambda: Counter(ticket.job.brand for ticket in scheduler.waiting),
+            now=_now,
         )
         backlog = FleetBacklog(
             fleet=fleet.snapshot,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from types import MappingProxyType
 
-from looksmith import convert
+from looksmith import __version__, convert
 from looksmith.errors import InvalidField
 from looksmith.nouns import Malformed, Tier, check_digest
 from looksmith.v1 import fleet_pb2 as pb
@@ -15,6 +17,7 @@ from services.chassis.painting_pb import (
     recipe_from_pb,
     recipe_to_pb,
     request_from_pb,
+    seconds_from_pb,
     tier_from_pb,
     tier_to_pb,
 )
@@ -30,9 +33,12 @@ from services.router.members import (
     MeasuredCost,
     Prefetch,
     Registration,
+    Reset,
+    ResetPhase,
     Resync,
     Welcome,
     WorkerFault,
+    WorkerReset,
     WorkerState,
 )
 from services.router.placement import Candidate, Explanation
@@ -42,8 +48,17 @@ _STATES = {
     WorkerState.DRAINING: pb.WORKER_STATE_DRAINING,
     WorkerState.EJECTED: pb.WORKER_STATE_EJECTED,
     WorkerState.STALLED: pb.WORKER_STATE_STALLED,
+    WorkerState.RESETTING: pb.WORKER_STATE_RESETTING,
 }
 _STATES_FROM_PB = {message: state for state, message in _STATES.items()}
+_PHASES = {
+    ResetPhase.FINISHING: pb.RESET_PHASE_FINISHING,
+    ResetPhase.REBUILDING: pb.RESET_PHASE_REBUILDING,
+    ResetPhase.DONE: pb.RESET_PHASE_DONE,
+    ResetPhase.REFUSED: pb.RESET_PHASE_REFUSED,
+    ResetPhase.PROCESS_ENDS: pb.RESET_PHASE_PROCESS_ENDS,
+}
+_PHASES_FROM_PB = {message: phase for phase, message in _PHASES.items()}
 
 _COMMANDS: Mapping[str, Callable[[pb.JoinResponse], Command]] = {
     "welcome": lambda m: Welcome(
@@ -56,6 +71,7 @@ _COMMANDS: Mapping[str, Callable[[pb.JoinResponse], Command]] = {
     "evict": lambda m: Evict(m.evict.digest),
     "resync": lambda _: Resync(),
     "ack": lambda m: Ack(m.ack.sequence),
+    "reset": lambda m: Reset(m.reset.reason),
 }
 
 
@@ -87,6 +103,9 @@ def registration_from_pb(message: pb.WorkerRegistration) -> Registration:
         device=message.device,
         speed=message.speed or 1.0,
         max_rows=message.max_rows,
+        version=message.version,
+        host_limit_bytes=message.host_limit_bytes,
+        disk_limit_bytes=message.disk_limit_bytes,
     )
 
 
@@ -100,6 +119,9 @@ def registration_to_pb(registration: Registration) -> pb.WorkerRegistration:
         device=registration.device,
         speed=registration.speed,
         max_rows=registration.max_rows,
+        version=registration.version,
+        host_limit_bytes=registration.host_limit_bytes,
+        disk_limit_bytes=registration.disk_limit_bytes,
     )
 
 
@@ -123,7 +145,12 @@ def heartbeat_from_pb(message: pb.WorkerHeartbeat) -> Heartbeat:
         last_errors=tuple(
             WorkerFault(convert.time_from_pb(fault.time), fault.reason, fault.message) for fault in message.last_errors
         ),
-        stalled_s=message.stalled.ToTimedelta().total_seconds(),
+        stalled_s=seconds_from_pb("heartbeat.stalled", message.stalled),
+        time=convert.time_from_pb(message.time, "heartbeat.time") if message.HasField("time") else None,
+        reset=_reset_from_pb(message.reset) if message.HasField("reset") else None,
+        disk_free_bytes=message.disk_free_bytes if message.HasField("disk_free_bytes") else None,
+        memory_free_bytes=message.memory_free_bytes if message.HasField("memory_free_bytes") else None,
+        waiting_for_memory=message.waiting_for_memory,
     )
 
 
@@ -149,6 +176,34 @@ def heartbeat_to_pb(heartbeat: Heartbeat) -> pb.WorkerHeartbeat:
             for fault in heartbeat.last_errors
         ],
         stalled=duration_to_pb(heartbeat.stalled_s) if heartbeat.stalled_s else None,
+        time=convert.time_to_pb(heartbeat.time) if heartbeat.time else None,
+        reset=reset_to_pb(heartbeat.reset) if heartbeat.reset else None,
+        disk_free_bytes=heartbeat.disk_free_bytes,
+        memory_free_bytes=heartbeat.memory_free_bytes,
+        waiting_for_memory=heartbeat.waiting_for_memory,
+    )
+
+
+def _reset_from_pb(message: pb.WorkerReset) -> WorkerReset | None:
+    phase = _PHASES_FROM_PB.get(message.phase)
+    if phase is None:  # of a newer worker
+        return None
+    return WorkerReset(
+        number=message.number,
+        phase=phase,
+        seconds=seconds_from_pb("heartbeat.reset.duration", message.duration),
+        jobs_dropped=message.jobs_dropped,
+        problem=message.problem,
+    )
+
+
+def reset_to_pb(reset: WorkerReset) -> pb.WorkerReset:
+    return pb.WorkerReset(
+        number=reset.number,
+        phase=_PHASES[reset.phase],
+        duration=duration_to_pb(reset.seconds),
+        jobs_dropped=reset.jobs_dropped,
+        problem=reset.problem,
     )
 
 
@@ -179,7 +234,7 @@ def command_from_pb(message: pb.JoinResponse) -> Command | None:
     return _COMMANDS[said](message) if said else None
 
 
-def command_to_pb(command: Command) -> pb.JoinResponse:
+def command_to_pb(command: Command) -> pb.JoinResponse:  # noqa: PLR0911  # one for each
     match command:
         case Welcome(router, lease_s, interval_s):
             lease, interval = duration_to_pb(lease_s), duration_to_pb(interval_s)
@@ -194,6 +249,8 @@ def command_to_pb(command: Command) -> pb.JoinResponse:
             return pb.JoinResponse(resync=pb.ResyncRequest())
         case Ack(sequence):
             return pb.JoinResponse(ack=pb.HeartbeatAck(sequence=sequence))
+        case Reset(reason):
+            return pb.JoinResponse(reset=pb.Reset(reason=reason))
 
 
 def worker_to_pb(view: WorkerView) -> pb.Worker:
@@ -218,8 +275,16 @@ def worker_from_pb(message: pb.Worker) -> WorkerView:
     )
 
 
-def fleet_to_pb(fleet: FleetSnapshot, router: str) -> pb.ListWorkersResponse:
-    return pb.ListWorkersResponse(workers=map(worker_to_pb, fleet.workers), router=router)
+def fleet_to_pb(
+    fleet: FleetSnapshot, router: str, *, queues: Mapping[str, int] = MappingProxyType({}), now: datetime
+) -> pb.ListWorkersResponse:
+    return pb.ListWorkersResponse(
+        workers=map(worker_to_pb, fleet.workers),
+        router=router,
+        version=__version__,
+        time=convert.time_to_pb(now),
+        queues=[pb.BrandQueue(brand=brand, jobs=jobs) for brand, jobs in sorted(queues.items())],
+    )
 
 
 def explained_from_pb(message: pb.ExplainPlacementRequest) -> PaintRequest:

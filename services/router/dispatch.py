@@ -29,6 +29,7 @@ from services.router.portions import dealt, portion_sizes
 from services.router.ports import WorkerConnection
 from services.router.rate_limits import RateLimits
 from services.router.request_memory import nothing
+from services.router.request_records import Tally
 from services.router.retry_budget import RetryBudget
 from services.router.run import Portion, Run
 from services.router.scheduler import Scheduler, Ticket
@@ -60,8 +61,12 @@ class Dispatcher:
         self._budget, self._limits, self._usage = budget, limits, usage
         self._max_redispatches, self._clock = max_redispatches, clock
 
-    async def run(self, admitted: Admitted, *, arrived: float, deadline: float) -> AsyncGenerator[RouterEvent, None]:
+    async def run(
+        self, admitted: Admitted, *, arrived: float, deadline: float, tally: Tally | None = None
+    ) -> AsyncGenerator[RouterEvent, None]:
         """All that happens until the request has ended; ``arrived`` and ``deadline`` are on the clock.
+
+        ``tally`` is where it counts what the caller is given.
 
         Raises:
             NoWorker: nobody can take it.
@@ -72,7 +77,7 @@ class Dispatcher:
         share = admitted.share
         self._budget.request()
         self._limits.check(admitted.settled.request.brand, share.gpu_seconds_per_minute)
-        run = Run(admitted, arrived, deadline, self._clock())
+        run = Run(admitted, arrived, deadline, self._clock(), tally or Tally())
         try:
             self._enter(run)
             admitted.this_try.stop = lambda: self._stop(run)
@@ -83,9 +88,18 @@ class Dispatcher:
         finally:
             admitted.this_try.stop = nothing
             for portion in run.portions:
-                if not (portion.ticket.bound or portion.failed):  # its brand has been charged for what never began
-                    self._limits.spend(run.brand, share.gpu_seconds_per_minute, -portion.ticket.placement.gpu_seconds)
                 self._scheduler.leave(portion.ticket)
+            self._charge(run)
+
+    def _charge(self, run: Run) -> None:
+        """Settles a request that has ended: its brand's limit, its usage and its record say the same."""
+        cost = sum(portion.cost(self._clock()) for portion in run.portions)
+        charged = sum(portion.charged for portion in run.portions)
+        self._limits.spend(run.brand, run.admitted.share.gpu_seconds_per_minute, cost - charged)
+        if (broken_off := cost - run.tally.gpu_seconds) > 0:
+            self._usage.add(run.brand, gpu_seconds=broken_off)
+            metrics.gpu_seconds.add(broken_off, {"brand": run.brand})
+            run.tally.gpu_seconds = cost
 
     def explain(self, settled: Settled, *, weight: float) -> Placement:
         """Where a request would be bound now; books nothing."""
@@ -106,8 +120,9 @@ class Dispatcher:
     def _entered(self, run: Run, number: int, settled: Settled) -> Portion:
         bound = asyncio.get_running_loop().create_future()
         ticket = self._ticket(run, settled, bound)
-        self._limits.spend(run.brand, run.admitted.share.gpu_seconds_per_minute, ticket.placement.gpu_seconds)
-        return Portion(number, settled, ticket, bound)
+        charged = ticket.placement.gpu_seconds
+        self._limits.spend(run.brand, run.admitted.share.gpu_seconds_per_minute, charged)
+        return Portion(number, settled, ticket, bound, charged=charged)
 
     def _ticket(
         self, run: Run, settled: Settled, bound: asyncio.Future[None], failed: dict[str, LooksmithError] | None = None
@@ -171,6 +186,9 @@ class Dispatcher:
                 yield queued
         placement, number = portion.ticket.placement, len(portion.failed) + 1
         worker = portion.ticket.worker
+        portion.begun_at = self._clock()
+        run.tally.tier = placement.tier if not run.tally.workers else run.tally.tier
+        run.tally.workers.append(worker)
         try:
             attempt = portion.attempt = Attempt(
                 number,
@@ -218,7 +236,9 @@ class Dispatcher:
         if event.kind is Kind.IMAGE_DONE:
             metrics.images.add(1, {"brand": run.brand})
             self._usage.add(run.brand, images=1)
+            run.tally.images += 1
         elif event.kind is Kind.IMAGE_BLOCKED:
+            run.tally.images_blocked += 1
             recipe = run.admitted.settled.recipe.name
             metrics.images_blocked.add(1, {"recipe": recipe, "reason": event.reason})
             log.info("image.blocked", image=event.image, recipe=recipe, reason=event.reason)
@@ -227,11 +247,10 @@ class Dispatcher:
         self._fleet.succeeded(worker)
         metrics.gpu_seconds.add(event.gpu_seconds, {"brand": run.brand})
         self._usage.add(run.brand, gpu_seconds=event.gpu_seconds)
+        run.tally.gpu_seconds += event.gpu_seconds
         if not run.finished:
             return None
         spent = sum(portion.finished.gpu_seconds for portion in run.portions if portion.finished)
-        booked = sum(portion.ticket.placement.gpu_seconds for portion in run.portions)
-        self._limits.spend(run.brand, run.admitted.share.gpu_seconds_per_minute, spent - booked)
         total_s = self._clock() - run.arrived
         attempts = 1 + sum(len(portion.failed) for portion in run.portions)
         return LastEvent(event, total_s, run.queue_s or 0.0, attempts, spent)
@@ -247,6 +266,7 @@ class Dispatcher:
         if failure.blamed:
             self._fleet.failed(worker, lost=isinstance(error, WorkerLost))
         portion.failed[worker] = error
+        portion.begun_at = None
         if failure.begun:  # one that was busy or leaving has cost nothing
             if portion.redispatched == self._max_redispatches or not self._budget.spend():
                 raise error

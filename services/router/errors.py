@@ -17,19 +17,18 @@ LooksmithError
 │   ├── LeaseExpired
 │   ├── ExpiredInQueue         its turn did not come in time
 │   ├── NotWarmInTime          not all of an adapter's homes hold it yet
-│   └── DrainNotConfirmed      a worker was told to drain, and has not said that it does
+│   ├── DrainNotConfirmed      a worker was told to drain, and has not said that it does
+│   └── ResetNotConfirmed      likewise, to build its engine anew
 ├── ResourceExhausted          each says when to come back
 │   ├── DeadlineUnreachable    so much work is ahead that it would end too late
 │   ├── BrandQueueFull         the brand has as many jobs waiting as it may
 │   └── BrandRateLimited       the brand has used up its GPU-seconds of this minute
-├── Unavailable                each says when to come back
-│   ├── NoWorker
-│   ├── WorkerLost             the connection to it broke, or it never stood
-│   ├── WorkerStalled          its engine does not get on
-│   ├── RegistryLost           likewise, and nothing is remembered of what it was asked
-│   └── RouterStopping
-└── Unimplemented
-    └── NotInThisRelease
+└── Unavailable                each says when to come back
+    ├── NoWorker
+    ├── WorkerLost             the connection to it broke, or it never stood
+    ├── WorkerStalled          its engine does not get on
+    ├── RegistryLost           likewise, and nothing is remembered of what it was asked
+    └── RouterStopping
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ from looksmith.errors import (
     NotFound,
     ResourceExhausted,
     Unavailable,
-    Unimplemented,
 )
 
 #: Seconds: sooner than that nothing changes.
@@ -91,7 +89,8 @@ class WorkerNotFound(NotFound):
     reason = "WORKER_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"no worker {name!r} has joined this router", metadata={"worker": name})
+        known_as = name[:80]  # callers write it
+        super().__init__(f"no worker {known_as!r} has joined this router", metadata={"worker": known_as})
 
 
 class RequestIdReused(AlreadyExists):
@@ -138,6 +137,17 @@ class DrainNotConfirmed(DeadlineExceeded):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"worker {name!r} was told, and has not said yet that it drains", metadata={"worker": name})
+
+
+class ResetNotConfirmed(DeadlineExceeded):
+    reason = "RESET_NOT_CONFIRMED"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"worker {name!r} was told, and has not said yet that it builds its engine anew; one of an older release "
+            "can't: drain it and start its process anew",
+            metadata={"worker": name},
+        )
 
 
 class ExpiredInQueue(DeadlineExceeded):
@@ -219,10 +229,3 @@ class RouterStopping(Unavailable):
     def __init__(self) -> None:
         told = "this router is stopping; join another, or this one anew"
         super().__init__(told, retry_after_s=_WORKERS_REJOIN_S)
-
-
-class NotInThisRelease(Unimplemented):
-    reason = "NOT_IN_THIS_RELEASE"
-
-    def __init__(self, what: str) -> None:
-        super().__init__(f"this release can't {what}")

@@ -12,6 +12,7 @@ from datetime import datetime
 
 import structlog
 
+from looksmith import __version__
 from looksmith.nouns import Tier
 from services.chassis.painting import RecipeFacts
 from services.router.bookings import Booking, Books, UnderWay, Waiting
@@ -154,6 +155,10 @@ class Fleet:
             address=registration.address,
             recipes=[recipe.name for recipe in registration.recipes],
         )
+        if registration.version and registration.version != __version__:
+            log.warning(
+                "worker.other_release", worker=registration.name, version=registration.version, router=__version__
+            )
         return member
 
     def heard(self, member: Member, heartbeat: Heartbeat) -> bool:
@@ -294,6 +299,8 @@ class Fleet:
     def _state(self, member: Member) -> WorkerState:
         if member.heartbeat.draining:
             return WorkerState.DRAINING
+        if member.heartbeat.resetting:
+            return WorkerState.RESETTING
         if member.heartbeat.stalled_s:
             return WorkerState.STALLED
         if (until := member.standing.ejected_until) is not None and self._clock() < until:

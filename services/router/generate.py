@@ -17,6 +17,7 @@ from services.router.admission import Admission
 from services.router.dispatch import Dispatcher
 from services.router.events import RouterEvent
 from services.router.placement import Explanation
+from services.router.request_records import RequestRecords
 from services.router.waiting_room import WaitingRoom
 
 
@@ -29,12 +30,14 @@ class Generation:
         admission: Admission,
         dispatcher: Dispatcher,
         waiting_room: WaitingRoom,
+        records: RequestRecords,
         default_deadline_s: float,
         clock: Callable[[], float],
     ) -> None:
         self._admission = admission
         self._dispatcher = dispatcher
         self._waiting_room = waiting_room
+        self._records = records
         self._default_deadline_s = default_deadline_s
         self._clock = clock
 
@@ -49,13 +52,14 @@ class Generation:
                 "looksmith.request_id": request.request_id,
             }
         )
-        with metrics.request_counted():
+        with metrics.request_counted(), self._records.recording(request.brand, request.request_id) as tally:
             async with aclosing(self._waiting_room.wait(arrived=arrived, deadline=deadline)) as waiting:
                 async for queued in waiting:
                     yield queued
             admitted = await self._admission.admit(request)
             try:
-                async with aclosing(self._dispatcher.run(admitted, arrived=arrived, deadline=deadline)) as events:
+                running = self._dispatcher.run(admitted, arrived=arrived, deadline=deadline, tally=tally)
+                async with aclosing(running) as events:
                     async for event in events:
                         yield event
             finally:

@@ -1,6 +1,7 @@
 """What a worker that leaves hands over: the next in line fetch the adapters that were in use, before they are asked.
 
-Notices by the fleet's reports that a worker drains, whoever told it to; jobs under way are left where they are.
+Notices by the fleet's reports that a worker drains or is reset, whoever told it to; jobs under way are left where they
+are.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ class Handover:
 
     def __init__(self, *, fleet: Fleet, recent: Callable[[], Iterable[Settled]]) -> None:
         self._fleet, self._recent = fleet, recent
-        self._draining: set[str] = set()
+        self._leaving: set[str] = set()
 
     def on_change(self, name: str) -> None:
-        """Has a worker that has just begun to drain hand over. For Fleet.watch."""
+        """Has a worker hand over that has just begun to drain, or to be reset. For Fleet.watch."""
         view = self._fleet.find(name)
-        if view is None or not view.heartbeat.draining:
-            self._draining.discard(name)
-        elif name not in self._draining:
-            self._draining.add(name)
+        if view is None or not (view.heartbeat.draining or view.heartbeat.resetting):
+            self._leaving.discard(name)
+        elif name not in self._leaving:
+            self._leaving.add(name)
             left = heirs(view, self._fleet.snapshot(), self._recent())
             for heir, prefetch in left:
                 self._fleet.tell(heir, prefetch)

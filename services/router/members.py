@@ -23,6 +23,21 @@ class WorkerState(StrEnum):
     DRAINING = "draining"
     EJECTED = "ejected"
     STALLED = "stalled"
+    RESETTING = "resetting"
+
+
+class ResetPhase(StrEnum):
+    """How far the rebuilding of a worker's engine is."""
+
+    FINISHING = "finishing"
+    REBUILDING = "rebuilding"
+    DONE = "done"
+    REFUSED = "refused"
+    PROCESS_ENDS = "process ends"
+
+    @property
+    def over(self) -> bool:
+        return self not in {ResetPhase.FINISHING, ResetPhase.REBUILDING}
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,9 @@ class Registration:
     device: str = ""
     speed: float = 1.0
     max_rows: int = 1
+    version: str = ""
+    host_limit_bytes: int = 0
+    disk_limit_bytes: int = 0
 
     def __post_init__(self) -> None:
         check_name("registration.name", self.name)
@@ -80,8 +98,22 @@ class WorkerFault:
 
 
 @dataclass(frozen=True)
+class WorkerReset:
+    """The rebuilding of a worker's engine, the ``number``-th of its process; ``problem`` is what went wrong."""
+
+    number: int
+    phase: ResetPhase
+    seconds: float = 0.0
+    jobs_dropped: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class Heartbeat:
-    """How a worker is. ``residency`` maps digests to tiers: all of them if ``full``, else what changed."""
+    """How a worker is. ``residency`` maps digests to tiers: all of them if ``full``, else what changed.
+
+    ``time`` is the worker's clock; None, as of what is free, where it does not tell.
+    """
 
     sequence: int
     full: bool
@@ -97,6 +129,15 @@ class Heartbeat:
     costs: tuple[MeasuredCost, ...] = ()
     last_errors: tuple[WorkerFault, ...] = ()
     stalled_s: float = 0.0
+    time: datetime | None = None
+    reset: WorkerReset | None = None
+    disk_free_bytes: int | None = None
+    memory_free_bytes: int | None = None
+    waiting_for_memory: int = 0
+
+    @property
+    def resetting(self) -> bool:
+        return self.reset is not None and not self.reset.phase.over
 
     @cached_property
     def costs_alone(self) -> Mapping[tuple[str, tuple[int, int]], MeasuredCost]:
@@ -141,4 +182,11 @@ class Evict:
     digest: str
 
 
-Command = Welcome | Ack | Resync | Prefetch | Drain | Evict
+@dataclass(frozen=True)
+class Reset:
+    """The worker shall build its engine anew."""
+
+    reason: str
+
+
+Command = Welcome | Ack | Resync | Prefetch | Drain | Evict | Reset

@@ -233,7 +233,7 @@ def unfit(job: Job, view: WorkerView, excluded: Collection[str]) -> str | None:
         return f"does not serve recipe {job.recipe.name} ({job.recipe.digest[:12]})"
     if job.size not in recipe.sizes:
         return f"does not paint {job.size[0]}x{job.size[1]}"
-    if view.state in {WorkerState.DRAINING, WorkerState.STALLED}:
+    if view.state in {WorkerState.DRAINING, WorkerState.STALLED, WorkerState.RESETTING}:
         return str(view.state)
     return "failed this request" if view.name in excluded else None
 

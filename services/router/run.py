@@ -13,6 +13,7 @@ from services.chassis.painting import Settled
 from services.router.admission import Admitted
 from services.router.attempt import Attempt
 from services.router.events import Kind, WorkerEvent
+from services.router.request_records import Tally
 from services.router.scheduler import Ticket
 
 
@@ -29,6 +30,17 @@ class Portion:
     partial: set[int] = field(default_factory=set)  # images of which the caller holds some chunks
     finished: WorkerEvent | None = None
     attempt: Attempt | None = None
+    charged: float = 0.0  # GPU-seconds that its brand's account was charged when it entered
+    begun_at: float | None = None  # when the worker that has it was given it, on the dispatcher's clock
+
+    def cost(self, now: float) -> float:
+        """GPU-seconds that its brand owes: what the worker says, or of one that was broken off what was expected.
+
+        Never more than the time that a worker had it, and nothing for workers that failed.
+        """
+        if self.finished:
+            return self.finished.gpu_seconds
+        return min(self.charged, now - self.begun_at) if self.begun_at is not None else 0.0
 
     @property
     def images(self) -> tuple[int, ...]:
@@ -56,6 +68,7 @@ class Run:
     arrived: float
     deadline: float
     admitted_at: float
+    tally: Tally = field(default_factory=Tally)
     portions: list[Portion] = field(default_factory=list)
     queue_s: float | None = None  # until its first portion was bound
 

@@ -27,6 +27,9 @@ WINDOW_BATCHES = 2
 #: A brand of which a worker has nothing may be given one batch beyond: workers share their rows between brands, so it
 #: need not wait until a big job of another brand is done.
 NEWCOMER_BATCHES = 1
+#: Seconds for which jobs that nobody else can take wait for a worker that is being reset: a base of SDXL loads in a
+#: minute or two.
+RESET_WAIT_S = 120.0
 #: Jobs of others that an idle worker looks at, the first in turn: some 5 us each, and the queue may hold thousands.
 LOOKED_AT = 100
 
@@ -64,7 +67,10 @@ class Ticket:
 
 
 class Scheduler:
-    """``clock`` is the fleet's. With ``worker_wait_s`` jobs that no worker can take wait so long for one that can."""
+    """``clock`` is the fleet's. With ``worker_wait_s`` jobs that no worker can take wait so long for one that can.
+
+    Where a worker is being reset they wait for RESET_WAIT_S, whatever was set.
+    """
 
     def __init__(
         self,
@@ -117,7 +123,7 @@ class Scheduler:
         now = self._clock()
         job = replace(job, homes=self._demand.homes(job.brand))
         placement = self._plan(job, excluded)
-        if placement.worker is None and not self._worker_wait_s:
+        if placement.worker is None and not self._patience_s(job, excluded):
             raise NoWorker(f"no worker can take it ({placement.why_not})")
         if now + placement.least_wait > deadline and not paid:
             raise DeadlineUnreachable(placement.least_wait, deadline - now)
@@ -211,7 +217,7 @@ class Scheduler:
         ticket.placement = self._plan(ticket.job, ticket.excluded)
         self._book(ticket)
         self._push(ticket)
-        if not (ticket.worker or self._worker_wait_s):
+        if not (ticket.worker or self._patience_s(ticket.job, ticket.excluded)):
             self._end(ticket, NoWorker(f"no worker can take it any more ({ticket.placement.why_not})"))
 
     def _end(self, ticket: Ticket, error: LooksmithError) -> None:
@@ -219,6 +225,14 @@ class Scheduler:
         if ticket.booking:
             ticket.booking.release()
         ticket.settled(error)
+
+    def _patience_s(self, job: Job, excluded: Collection[str]) -> float:
+        """How long a job that nobody can take waits for who can; a worker whose engine is rebuilt will be back."""
+        will_be_back = any(
+            view.state is WorkerState.RESETTING and view.recipe(job.recipe.digest) and view.name not in excluded
+            for view in self._fleet.snapshot().workers
+        )
+        return max(self._worker_wait_s, RESET_WAIT_S) if will_be_back else self._worker_wait_s
 
     # Binding
 
@@ -236,11 +250,10 @@ class Scheduler:
         now = self._clock()
         for ticket in list(self._queue.due(now)):
             self._end(ticket, ExpiredInQueue(now - ticket.arrived))
-        if self._worker_wait_s:
-            for ticket in list(self._planned.get("", ())):
-                if now - ticket.arrived >= self._worker_wait_s:
-                    waited = f"none came in {self._worker_wait_s:g} s"
-                    self._end(ticket, NoWorker(f"no worker can take it ({ticket.placement.why_not}), and {waited}"))
+        for ticket in list(self._planned.get("", ())):
+            if (waited_s := now - ticket.arrived) >= self._patience_s(ticket.job, ticket.excluded):
+                waited = f"none came in {waited_s:.3g} s"
+                self._end(ticket, NoWorker(f"no worker can take it ({ticket.placement.why_not}), and {waited}"))
 
     def _next(self, view: WorkerView) -> Ticket | None:
         """What a worker starts next: of what is planned on it, or else of what others have waiting."""

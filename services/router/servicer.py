@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from datetime import datetime
 from typing import Any
 
 import grpc
@@ -19,16 +20,17 @@ from services.router.convert import (
     explanation_to_pb,
     fleet_to_pb,
     join_from_pb,
+    reset_to_pb,
     worker_to_pb,
 )
 from services.router.convert_events import router_event_to_pb
 from services.router.convert_scaler import metric_to_pb, spec_to_pb, trigger_from_pb
-from services.router.convert_upkeep import evicted_from_pb, since_from_pb, usage_to_pb, warmed_from_pb
-from services.router.errors import NotInThisRelease
+from services.router.convert_upkeep import evicted_from_pb, reason_from_pb, since_from_pb, usage_to_pb, warmed_from_pb
 from services.router.fleet import Fleet
 from services.router.generate import Generation
 from services.router.keda import externalscaler_pb2 as keda_pb
 from services.router.keda import externalscaler_pb2_grpc as keda_rpc
+from services.router.request_records import RequestRecords
 from services.router.scaler import Scaler
 from services.router.sessions import Sessions
 from services.router.upkeep import Upkeep
@@ -61,6 +63,9 @@ class FleetServicer(fleet_rpc.FleetServiceServicer):
         generation: Generation,
         upkeep: Upkeep,
         usage: Usage,
+        records: RequestRecords,
+        waiting: Callable[[], Mapping[str, int]],
+        now: Callable[[], datetime],
     ) -> None:
         self._router = router
         self._fleet = fleet
@@ -68,6 +73,8 @@ class FleetServicer(fleet_rpc.FleetServiceServicer):
         self._generation = generation
         self._upkeep = upkeep
         self._usage = usage
+        self._records, self._waiting = records, waiting
+        self._now = now
 
     async def Join(
         self, request_iterator: AsyncIterator[fleet_pb.JoinRequest], context: Context
@@ -78,7 +85,7 @@ class FleetServicer(fleet_rpc.FleetServiceServicer):
                 yield command_to_pb(command)
 
     async def ListWorkers(self, request: fleet_pb.ListWorkersRequest, context: Context) -> fleet_pb.ListWorkersResponse:
-        return fleet_to_pb(self._fleet.snapshot(), self._router)
+        return fleet_to_pb(self._fleet.snapshot(), self._router, queues=self._waiting(), now=self._now())
 
     async def GetWorker(self, request: fleet_pb.GetWorkerRequest, context: Context) -> fleet_pb.GetWorkerResponse:
         return fleet_pb.GetWorkerResponse(worker=worker_to_pb(self._fleet.view(request.name)))
@@ -94,7 +101,7 @@ class FleetServicer(fleet_rpc.FleetServiceServicer):
         return fleet_pb.WarmAdapterResponse(workers=workers)
 
     async def DrainWorker(self, request: fleet_pb.DrainWorkerRequest, context: Context) -> fleet_pb.DrainWorkerResponse:
-        left = await self._upkeep.drain(request.name, request.reason, timeout_s=context.time_remaining())
+        left = await self._upkeep.drain(request.name, reason_from_pb(request), timeout_s=context.time_remaining())
         return fleet_pb.DrainWorkerResponse(jobs_left=left)
 
     async def EvictAdapter(
@@ -104,10 +111,12 @@ class FleetServicer(fleet_rpc.FleetServiceServicer):
         return fleet_pb.EvictAdapterResponse(workers=told)
 
     async def ResetWorker(self, request: fleet_pb.ResetWorkerRequest, context: Context) -> fleet_pb.ResetWorkerResponse:
-        raise NotInThisRelease("make a worker drop its jobs; drain it, and start its process anew")
+        reset = await self._upkeep.reset(request.name, reason_from_pb(request), timeout_s=context.time_remaining())
+        return fleet_pb.ResetWorkerResponse(jobs_dropped=reset.jobs_dropped, reset=reset_to_pb(reset))
 
     async def GetUsage(self, request: fleet_pb.GetUsageRequest, context: Context) -> fleet_pb.GetUsageResponse:
-        return usage_to_pb(self._usage.of(request.brand, since=since_from_pb(request)))
+        used = self._usage.of(request.brand, since=since_from_pb(request))
+        return usage_to_pb(used, self._records.newest(request.records))
 
 
 class ExternalScalerServicer(keda_rpc.ExternalScalerServicer):

@@ -1,4 +1,4 @@
-"""What people ask a router to have done at its workers: warm an adapter, evict one, drain a worker.
+"""What people ask a router to have done at its workers: warm an adapter, evict one, drain a worker, reset its engine.
 
 Tells workers, and answers once their heartbeats say that it is so; how commands travel is the sessions' business.
 """
@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import structlog
 
 from looksmith.nouns import AdapterRef, AdapterVersion, Tier
 from services.router import consistent_hash
-from services.router.errors import DrainNotConfirmed, NotWarmInTime, NoWorker, WorkerNotFound
+from services.router.errors import DrainNotConfirmed, NotWarmInTime, NoWorker, ResetNotConfirmed, WorkerNotFound
 from services.router.fleet import Fleet, FleetSnapshot, WorkerView
-from services.router.members import Drain, Evict, Prefetch, WorkerState
+from services.router.members import Drain, Evict, Prefetch, Reset, ResetPhase, WorkerReset, WorkerState
 from services.router.ports import Registry
 
 log = structlog.get_logger()
@@ -29,6 +30,8 @@ LOOK_EVERY_S = 0.05
 TELL_AGAIN_S = 5.0
 #: Seconds that people are let wait who set no deadline.
 PATIENCE_S = 60.0
+#: A worker that is away for longer is gone: one whose recipe has changed, or whose connection broke, joins anew sooner.
+GONE_S = 5.0
 #: An answer that names who is late leaves so long before its caller gives up; and as much of the deadline earlier as
 #: grpc may round it up by on its way (1 %, with grpcio 1.85).
 ANSWER_S, ROUNDED_UP = 0.3, 0.01
@@ -94,6 +97,40 @@ class Upkeep:
             await self._sleep(LOOK_EVERY_S)
         return heartbeat.queued_jobs + heartbeat.running_jobs
 
+    async def reset(self, name: str, reason: str, *, timeout_s: float | None) -> WorkerReset:
+        """Has a worker build its engine anew; returns how that ended, or how far it is when the time is up.
+
+        Raises:
+            WorkerNotFound: it has not joined, or left before it said that it began.
+            ResetNotConfirmed: it has not said so in time.
+        """
+        deadline = self._deadline(timeout_s)
+        known = self._fleet.view(name)
+        # One that is being reset is not told again: the answer is about the reset under way.
+        before = _resets(known) - known.heartbeat.resetting
+        if not known.heartbeat.resetting:
+            self._fleet.tell(name, Reset(reason))
+        log.info("worker.reset_asked", worker=name, reason=reason)
+        seen: WorkerReset | None = None
+        here_at = self._clock()
+        while seen is None or not seen.phase.over:
+            view, now = self._fleet.find(name), self._clock()
+            another = view is not None and view.registration.incarnation != known.registration.incarnation
+            if view and not another:
+                here_at = now
+                if _resets(view) > before:
+                    seen = view.heartbeat.reset
+            elif another or now - here_at > GONE_S:
+                if seen is None:
+                    raise WorkerNotFound(name)
+                return replace(seen, phase=ResetPhase.PROCESS_ENDS, problem=seen.problem or "its process ended")
+            if now >= deadline:
+                if seen is None:
+                    raise ResetNotConfirmed(name)
+                return seen
+            await self._sleep(LOOK_EVERY_S)
+        return seen
+
     def evict(self, digest: str, *, worker: str) -> tuple[str, ...]:
         """Tells a worker to forget an adapter on device and in memory, or every worker where the name is empty.
 
@@ -133,6 +170,10 @@ def _would_paint(view: WorkerView, family: str) -> bool:
     """One that is ejected will be given jobs again within seconds; one that drains or is stuck won't."""
     takes_jobs = view.state in {WorkerState.READY, WorkerState.EJECTED}
     return takes_jobs and any(recipe.family == family for recipe in view.registration.recipes)
+
+
+def _resets(view: WorkerView) -> int:
+    return view.heartbeat.reset.number if view.heartbeat.reset else 0
 
 
 def _is_warm(view: WorkerView, version: AdapterVersion) -> bool:

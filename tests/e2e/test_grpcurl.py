@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import doctest
 import json
+import re
+import shlex
 
 import pytest
 
-from tests.e2e.system import System
+from tests.e2e.system import ROOT, System
 
 GENERATE = "looksmith.v1.ImageGenerationService/Generate"
+#: What docs/debugging.md shows: a command, and what it prints.
+SHOWN = re.findall(
+    r"```console\n\$ grpcurl -plaintext (.+?)\n(.+?)```", (ROOT / "docs/debugging.md").read_text("utf-8"), re.DOTALL
+)
 SERVICES = {
     "registry": ("looksmith.v1.AdapterRegistryService", "looksmith.v1.BrandService"),
     "router": (
@@ -58,3 +65,17 @@ def test_health_says_serving(system: System) -> None:
     for server in SERVICES:
         answer = system.grpcurl(address(system, server), "grpc.health.v1.Health/Check")
         assert '"status": "SERVING"' in answer.stdout, answer.stderr
+
+
+def test_the_page_about_debugging_shows_six_commands() -> None:
+    assert len(SHOWN) == 6
+
+
+@pytest.mark.parametrize(("command", "printed"), SHOWN, ids=[command.rpartition("/")[2] for command, _ in SHOWN])
+def test_commands_print_what_the_page_about_debugging_shows(system: System, command: str, printed: str) -> None:
+    *options, at, verb = shlex.split(command)
+    done = system.grpcurl({"127.0.0.1:7400": system.router, "127.0.0.1:7401": system.registry}[at], *options, verb)
+    checker = doctest.OutputChecker()
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    differs = checker.output_difference(doctest.Example("", printed), done.stdout, flags)
+    assert checker.check_output(printed, done.stdout, flags), done.stderr + differs

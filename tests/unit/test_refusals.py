@@ -21,9 +21,11 @@ PASSING: list[LooksmithError] = [
     of_routers.WorkerLost("w1", "connection reset"),
     of_routers.WorkerStalled("w1", 12.0),
     of_workers.DiskCacheFull("a" * 64, 100),
+    of_workers.DiskFull("a" * 64, "No space left on device"),
     of_workers.RegistryLost("connection refused"),
     of_workers.WorkerDraining("w1"),
     of_workers.WorkerFull(64, retry_after_s=2.5),
+    of_workers.WorkerResetting(),
 ]
 
 

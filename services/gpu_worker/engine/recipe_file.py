@@ -46,8 +46,10 @@ def read_recipe(file: Path, sources: Sources | None = None) -> Recipe:
     try:
         text = file.read_text("utf-8")
         values = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # tomllib lets those of int() and of deep lists through
         raise RecipeError(file, Mistake("the file", f"can't be read: {error}")) from None
+    if _has_huge_numbers(values):
+        raise RecipeError(file, Mistake("the file", "holds a whole number of more than 64 bits, which TOML has not"))
     mistakes: list[Mistake] = []
     lines = lines_of(text)
     root = _Keys(values, lines, mistakes)
@@ -55,6 +57,15 @@ def read_recipe(file: Path, sources: Sources | None = None) -> Recipe:
     if mistakes:
         raise RecipeError(file, *sorted(mistakes, key=lambda mistake: mistake.line))
     return recipe
+
+
+def _has_huge_numbers(value: object) -> bool:
+    match value:
+        case dict():
+            return any(map(_has_huge_numbers, value.values()))
+        case list():
+            return any(map(_has_huge_numbers, value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def lines_of(text: str) -> dict[str, int]:
@@ -244,7 +255,7 @@ class _Keys:
         """This table's own: lists of timesteps by the number of steps."""
         given = {}
         for key in self.values:
-            if not key.isdecimal():
+            if not (key.isascii() and key.isdecimal() and len(key) < 5):
                 self.wrong(key, "must be a number of steps")
                 continue
             given[int(key)] = self._whole(key, self._get(key), least=0, most=_MAX_STEPS - 1)

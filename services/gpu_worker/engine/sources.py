@@ -6,6 +6,7 @@ Fetches from the hub, unless Hugging Face's own switches forbid it; what is in t
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -43,9 +44,11 @@ class Sources:
             return _in_hub(source)
         if "://" in source:
             raise SourceMissing(f"must be a path, hub://… or store://…, not {source!r}")
-        path = (folder / source).resolve()
-        if path.exists():
-            return path
+        path = folder / source
+        with suppress(OSError, ValueError):  # a name that no file can have
+            path = path.resolve()
+            if path.exists():
+                return path
         hint = "; a model of the hub is written hub://ORGANISATION/NAME@COMMIT" if _HUB_ID.fullmatch(source) else ""
         raise SourceMissing(f"names no file or folder: {path}{hint}")
 

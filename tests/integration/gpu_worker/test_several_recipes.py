@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +14,7 @@ from typing import Self
 import grpc
 import pytest
 import pytest_asyncio
+from PIL import Image
 
 from benchmarks.reduced_bases import RECIPES, World, random_lora, write_kohya
 from looksmith.client import Looksmith, Painting
@@ -167,9 +169,11 @@ class Callers:
                 await asyncio.sleep(0.02)
 
 
-def picture(painting: Painting) -> tuple[str, str, str]:
+def picture(painting: Painting) -> tuple[str, str, str, bytes]:
+    """Its recipe, the digest of its file, and its pixels: files of the same pixels differ in what made them."""
     (image,) = painting.images
-    return painting.finished.recipe, painting.finished.recipe_digest, image.sha256
+    pixels = Image.open(io.BytesIO(image.data)).tobytes()
+    return painting.finished.recipe, painting.finished.recipe_digest, image.sha256, pixels
 
 
 async def test_a_brand_moves_to_another_recipe_and_back_while_everyone_paints(fleet: Fleet) -> None:
@@ -182,9 +186,11 @@ async def test_a_brand_moves_to_another_recipe_and_back_while_everyone_paints(fl
             for recipe in (LCM, HYPER):
                 await fleet.moved(recipe)
                 await callers.until_next(recipe)
-    assert {(name, digest) for name, digest, _ in alone.values()} == {(each, digests[each]) for each in BRANDS.values()}
+    assert {(name, digest) for name, digest, *_ in alone.values()} == {
+        (each, digests[each]) for each in BRANDS.values()
+    }
     assert upgraded[:2] == (LCM, digests[LCM])
-    assert len({sha256 for _, _, sha256 in (*alone.values(), upgraded)}) == 4
+    assert len({pixels for _, _, _, pixels in (*alone.values(), upgraded)}) == 4
     for brand in ("other", "atelier"):
         assert {picture(painting) for painting in callers.painted[brand]} == {alone[brand]}
     theirs = [picture(painting) for painting in callers.painted["mover"]]
@@ -197,7 +203,7 @@ async def test_an_adapter_that_both_recipes_use_stays_in_its_one_slot(fleet: Fle
             first = await client.paint(asked(brand, recipe=HYPER))
             other = await client.paint(asked(brand, recipe=LCM))
             assert other.swapped.tier == pb.TIER_DEVICE
-            assert picture(other)[2] != picture(first)[2]
+            assert picture(other)[3] != picture(first)[3]
     async with asyncio.timeout(10):
         while (heard := await fleet.heartbeat()).slots_used != len(fleet.digests):  # noqa: ASYNC110  # it tells who asks
             await asyncio.sleep(0.05)

@@ -176,6 +176,8 @@ async def test_a_worker_that_obeys_nothing_is_named_while_its_caller_still_liste
         assert late.metadata == {"workers": "w1"}
         silent = await refused(stub.DrainWorker(pb.DrainWorkerRequest(name="w1"), timeout=1))
         assert (silent.code, silent.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DRAIN_NOT_CONFIRMED")
+        silent = await refused(stub.ResetWorker(pb.ResetWorkerRequest(name="w1"), timeout=1))
+        assert (silent.code, silent.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "RESET_NOT_CONFIRMED")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +190,7 @@ async def test_a_worker_that_obeys_nothing_is_named_while_its_caller_still_liste
         ("EvictAdapter", pb.EvictAdapterRequest(worker="w9", digest=DIGEST), "NOT_FOUND", "WORKER_NOT_FOUND"),
         ("GetUsage", pb.GetUsageRequest(since=Timestamp(seconds=1)), "INVALID_ARGUMENT", "USAGE_NOT_KEPT"),
         ("GetUsage", pb.GetUsageRequest(since=Timestamp(seconds=2**60)), "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
-        ("ResetWorker", pb.ResetWorkerRequest(name="w1"), "UNIMPLEMENTED", "NOT_IN_THIS_RELEASE"),
+        ("ResetWorker", pb.ResetWorkerRequest(name="w9"), "NOT_FOUND", "WORKER_NOT_FOUND"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

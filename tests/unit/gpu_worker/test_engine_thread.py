@@ -67,6 +67,7 @@ async def test_commands_run_between_steps_and_need_not_wait_for_the_job() -> Non
         Ear(thread)
         await thread.call(lambda: engine.start(engine_job()))
         asked = asyncio.create_task(thread.call(lambda: engine.steps_done))
+        await asyncio.sleep(0)  # it is asked for before there is leave to step
         gate.release(2)
         assert await asyncio.wait_for(asked, 2) <= 2
         gate.release(10)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pyexiv2
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
@@ -134,7 +135,28 @@ async def test_two_brands_get_different_pictures_and_the_same_request_the_same_o
             for brand in ("acme", "zenith", "acme")
         ]
     assert one == again
-    assert one != other
+    assert Image.open(io.BytesIO(one)).tobytes() != Image.open(io.BytesIO(other)).tobytes()
+
+
+@pytest.mark.parametrize("image_format", [pb.IMAGE_FORMAT_PNG, pb.IMAGE_FORMAT_JPEG, pb.IMAGE_FORMAT_WEBP])
+async def test_every_picture_says_what_the_last_message_says_of_it_and_has_the_same_bytes_at_another_worker(
+    tmp_path: Path, registry: FilesRegistry, image_format: pb.ImageFormat.ValueType
+) -> None:
+    request = pb.GenerateRequest(brand="acme", prompt="a kite", seed=3, count=2, image_format=image_format)
+    async with worker(tmp_path / "w1", registry) as client:
+        responses = await answers(client, request)
+    async with worker(tmp_path / "w2", registry, WORKER_NAME="w2") as client:
+        elsewhere = await answers(client, request)
+    assert images(responses) == images(elsewhere)
+    finished = only(responses, "finished").finished
+    for done in [response.image_done for response in responses if response.HasField("image_done")]:
+        with pyexiv2.ImageData(images(responses)[done.image]) as image:
+            told = image.read_xmp()
+        assert told["Xmp.iptcExt.DigitalSourceType"].endswith("/trainedAlgorithmicMedia")
+        assert told["Xmp.looksmith.Seed"] == str(done.seed)
+        assert told["Xmp.looksmith.Adapters"] == [adapter.digest for adapter in finished.adapters]
+        assert told["Xmp.looksmith.Base"] == finished.base_digest
+        assert told["Xmp.looksmith.Recipe"] == finished.recipe_digest
 
 
 async def test_steps_and_previews_come_only_when_asked_for(tmp_path: Path, registry: FilesRegistry) -> None:
@@ -144,7 +166,8 @@ async def test_steps_and_previews_come_only_when_asked_for(tmp_path: Path, regis
     assert kinds(responses)[3:8] == ["step", "step", "preview", "step", "step"]
     preview = only(responses, "preview").preview
     assert preview.step == 2
-    assert Image.open(io.BytesIO(preview.jpeg)).format == "JPEG"
+    with Image.open(io.BytesIO(preview.jpeg)) as rough:
+        assert rough.format == "JPEG" and b"trainedAlgorithmicMedia" in rough.info["xmp"]
 
 
 async def test_images_the_caller_holds_are_neither_painted_nor_sent(tmp_path: Path, registry: FilesRegistry) -> None:

@@ -168,7 +168,7 @@ async def test_reports_at_once_that_it_drains_and_knows_when_the_router_has_hear
     async with session_with(tmp_path, router, registry) as (_, painter, session):
         await eventually(lambda: router.heartbeats)
         painter.drain()
-        reporting = asyncio.create_task(session.report_draining())
+        reporting = asyncio.create_task(session.report_now())
         await eventually(lambda: len(router.heartbeats) > 1)
         assert router.heartbeats[1].draining
         router.commands.put_nowait(pb.JoinResponse(ack=pb.HeartbeatAck(sequence=1)))
@@ -188,7 +188,7 @@ async def test_has_nobody_to_tell_that_it_drains_while_no_router_listens(tmp_pat
             connect=FleetClient.connect,
             jitter=lambda: 0.0,
         )
-        await asyncio.wait_for(session.report_draining(), 0.5)
+        await asyncio.wait_for(session.report_now(), 0.5)
 
 
 async def test_forgets_an_adapter_when_told(tmp_path: Path, registry: FilesRegistry) -> None:

@@ -15,6 +15,7 @@ from services.router.generate import Generation
 from services.router.members import Heartbeat
 from services.router.ports import WorkerCall
 from services.router.request_memory import RequestMemory
+from services.router.request_records import RequestRecords
 from services.router.waiting_room import WaitingRoom
 from tests.unit.router.router_parts import NOON, Clock, NoConnection, acme, dispatcher_of, registration, request
 
@@ -63,6 +64,7 @@ def generation(fleet: Fleet) -> Generation:
         admission=Admission(registry=acme(), fleet=fleet, memory=RequestMemory(clock=clock)),
         dispatcher=dispatcher_of(fleet, clock),
         waiting_room=WaitingRoom(fleet=fleet, worker_wait_s=0, clock=clock),
+        records=RequestRecords(now=lambda: NOON, clock=clock),
         default_deadline_s=10,
         clock=clock,
     )

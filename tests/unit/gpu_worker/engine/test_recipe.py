@@ -251,3 +251,21 @@ def test_weights_that_are_not_the_pinned_ones_are_refused_with_both_digests(tmp_
         distill=replace(shipped.distill, sha256=distill),
     )
     assert pinned.weighed().digest == shipped.weighed().digest
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("default_steps = 4", f"default_steps = {'9' * 5000}"),
+        ("default_steps = 4", f"default_steps = {'[' * 3000}"),
+        ("default_steps = 4", f"default_steps = 0x{'f' * 5000}"),
+        ("default = 0.0", f"default = {'9' * 400}"),
+        ('source = "', 'source = "a\\u0000'),
+        ('source = "', f'source = "{"a" * 5000}'),
+        ("[sampler.config]", f'[sampler.timesteps]\n"{"9" * 5000}" = [1]\n[sampler.config]'),
+    ],
+)
+def test_what_no_reader_of_toml_or_of_files_takes_is_refused_as_every_other_mistake(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    assert refusals(changed(tmp_path, (old, new)))

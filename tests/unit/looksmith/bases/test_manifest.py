@@ -58,6 +58,7 @@ def row(path: str, size: object = 1, sha256: str = "0" * 64) -> dict[str, object
 @pytest.mark.parametrize(
     "data",
     [
+        b"[" * 100_000,
         b"",
         b"[]",
         b"\xff",

@@ -49,6 +49,8 @@ class FakeServers(
     workers: list[fleet_pb2.Worker] = field(default_factory=list)
     candidates: list[fleet_pb2.PlacementCandidate] = field(default_factory=list)
     usage: list[fleet_pb2.BrandUsage] = field(default_factory=list)
+    records: list[fleet_pb2.RequestRecord] = field(default_factory=list)
+    reset: fleet_pb2.WorkerReset = field(default_factory=fleet_pb2.WorkerReset)
     asked: list[Message] = field(default_factory=list)
     sharing: bool = False  # whether two workers paint a request, after a wait
     blocked: set[int] = field(default_factory=set)  # images that Generate blocks
@@ -145,6 +147,18 @@ class FakeServers(
         self.asked.append(request)
         return fleet_pb2.DrainWorkerResponse(jobs_left=2)
 
+    def GetWorker(
+        self, request: fleet_pb2.GetWorkerRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.GetWorkerResponse:
+        worker = next(worker for worker in self.workers if worker.registration.name == request.name)
+        return fleet_pb2.GetWorkerResponse(worker=worker)
+
+    def ResetWorker(
+        self, request: fleet_pb2.ResetWorkerRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.ResetWorkerResponse:
+        self.asked.append(request)
+        return fleet_pb2.ResetWorkerResponse(jobs_dropped=self.reset.jobs_dropped, reset=self.reset)
+
     def EvictAdapter(
         self, request: fleet_pb2.EvictAdapterRequest, context: grpc.ServicerContext
     ) -> fleet_pb2.EvictAdapterResponse:
@@ -153,7 +167,7 @@ class FakeServers(
 
     def GetUsage(self, request: fleet_pb2.GetUsageRequest, context: grpc.ServicerContext) -> fleet_pb2.GetUsageResponse:
         self.asked.append(request)
-        return fleet_pb2.GetUsageResponse(usage=self.usage)
+        return fleet_pb2.GetUsageResponse(usage=self.usage, records=self.records[: request.records])
 
     def _refuse(self, context: grpc.ServicerContext) -> None:
         if self.refusal:

@@ -9,14 +9,16 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import grpc
 import pytest
 
-from looksmith.cli.calls import answer, connected, parse_ref, reaching
+from looksmith.cli.calls import answer, connected, parse_ref, reaching, shown
 from looksmith.cli.terminal import Problem
 from looksmith.errors import DeadlineExceeded, LooksmithError, NotFound, Unavailable, Unimplemented
 from looksmith.v1 import fleet_pb2, fleet_pb2_grpc
+from tests.unit.chassis.authority import Authority
 
 
 @pytest.mark.parametrize(
@@ -160,3 +162,39 @@ def test_a_signal_unwinds_a_command_and_gives_the_code_that_shells_know(number: 
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (128 + number, "cleaned up\n", "error: stopped before it was done\n")
+
+
+async def test_a_server_under_tls_is_reached_with_the_right_files_and_what_is_wrong_with_others_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca, strangers = Authority(tmp_path), Authority(tmp_path, "strangers")
+    mine = ca.issue("router", "127.0.0.1")
+    server = grpc.aio.server()
+    pair = (mine.key.read_bytes(), mine.certificate.read_bytes())
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    await server.start()
+    try:
+        for file, host, says in (
+            (ca.ca, "127.0.0.1", "does not serve this call"),
+            (strangers.ca, "127.0.0.1", "not of a CA in LOOKSMITH_TLS_CA"),
+            (ca.ca, "localhost", "does not name this host"),
+        ):
+            monkeypatch.setenv("LOOKSMITH_TLS_CA", str(file))
+            assert says in (await error_of_a_call(f"{host}:{port}")).message
+        monkeypatch.delenv("LOOKSMITH_TLS_CA")
+        assert "LOOKSMITH_TLS_CA" in (await error_of_a_call(f"127.0.0.1:{port}")).message
+    finally:
+        await server.stop(0)
+
+
+def test_files_that_cannot_be_shown_are_named_before_anything_is_dialled(tmp_path: Path) -> None:
+    ca = Authority(tmp_path)
+    for environ, says in (
+        ({"LOOKSMITH_TLS_CA": str(tmp_path / "none.pem")}, "none.pem"),
+        ({"LOOKSMITH_TLS_CA": str(ca.ca), "LOOKSMITH_TLS_CERT": str(ca.ca)}, "go together"),
+        ({"LOOKSMITH_TLS_CERT": "c", "LOOKSMITH_TLS_KEY": "k"}, "LOOKSMITH_TLS_CA"),
+    ):
+        with pytest.raises(Problem, match=says):
+            shown(environ)
+    assert shown({}).credentials is None
+    assert "secret" not in repr(shown({"LOOKSMITH_TOKEN": "secret"}))
