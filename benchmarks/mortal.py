@@ -48,14 +48,20 @@ class Mortal:
         return f"127.0.0.1:{self.port}"
 
     @property
+    def pid(self) -> int:
+        """Of this life, or else the last one; 0: it has not begun."""
+        return self._process.pid if self._process else 0
+
+    @property
     def log(self) -> Path:
         """Of this life, or else the last one."""
         return self._logs / f"{self.name}-{self._lives}.log"
 
     def said(self, *events: str) -> list[dict[str, Any]]:
         """The lines of all its lives about any of these events."""
-        lines = (line for file in sorted(self._logs.glob(f"{self.name}-*.log")) for line in file.open(errors="replace"))
-        told = (json.loads(line) for line in lines if line.startswith("{") and line.endswith("}\n"))
+        logs = (file.read_text(errors="replace") for file in sorted(self._logs.glob(f"{self.name}-*.log")))
+        lines = (line for log in logs for line in log.splitlines())
+        told = (json.loads(line) for line in lines if line.startswith("{") and line.endswith("}"))
         return [fields for fields in told if fields.get("event") in events]
 
     async def __aenter__(self) -> Self:

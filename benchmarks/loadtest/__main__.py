@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import grpc
 import structlog
 from tqdm import tqdm
 
@@ -33,6 +32,7 @@ from benchmarks.loadtest.users import Users
 from benchmarks.loadtest.verdict import BARS, Window
 from benchmarks.references import look_alikes, references
 from benchmarks.report import machine, report
+from looksmith.cli.calls import to_registry
 from looksmith.cli.stack import CHECKOUT
 
 #: Of each number of workers that is scheduled, undisturbed: seconds in a full run, and at least in a short one.
@@ -114,7 +114,7 @@ def _users(asked: argparse.Namespace, routers: tuple[str, ...], digests: Mapping
 
 
 async def _publish(registry: str, files: list[Path]) -> dict[str, str]:
-    async with grpc.aio.insecure_channel(registry) as channel:
+    async with to_registry(registry) as channel:
         return await publish_brands(channel, files)
 
 

@@ -19,7 +19,9 @@ import grpc
 
 from benchmarks.loadtest.chaos import Act, Kind
 from benchmarks.mortal import Mortal
+from looksmith.cli.calls import connected
 from looksmith.cli.stack import STUDIO, free_run
+from looksmith.errors import LooksmithError
 from looksmith.v1 import fleet_pb2, fleet_pb2_grpc
 from services.registry.seaweedfs import seaweedfs
 
@@ -142,8 +144,8 @@ class Cluster:
 
 
 async def ready_workers(router: str) -> int:
-    async with grpc.aio.insecure_channel(router) as channel:
-        with suppress(grpc.aio.AioRpcError):
+    with suppress(grpc.aio.AioRpcError, LooksmithError):
+        async with connected(router) as channel:
             listed = await fleet_pb2_grpc.FleetServiceStub(channel).ListWorkers(
                 fleet_pb2.ListWorkersRequest(), timeout=2
             )

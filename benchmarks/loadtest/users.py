@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.references import TRIPLES
 from benchmarks.witness import Witness
-from looksmith.cli.calls import tier_name
+from looksmith.cli.calls import shown, tier_name
 from looksmith.client import Looksmith, Painting
 from looksmith.errors import LooksmithError
 from looksmith.v1 import generation_pb2 as pb
@@ -103,7 +103,9 @@ class Users:
     async def _client(self, number: int) -> AsyncIterator[Looksmith]:
         first = number % len(self._routers)
         async with AsyncExitStack() as stack:
-            yield await stack.enter_async_context(Looksmith([*self._routers[first:], *self._routers[:first]]))
+            routers = [*self._routers[first:], *self._routers[:first]]
+            who = shown()
+            yield await stack.enter_async_context(Looksmith(routers, token=who.token, credentials=who.credentials))
 
     async def _ask(self, client: Looksmith, brand: str, *, triple: int) -> Request:
         wanted = TRIPLES[triple]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +62,11 @@ def write_peft(lora: Lora, folder: Path) -> None:
     replace_folder(folder, write)
 
 
-def write_diffusers(lora: Lora, file: Path) -> None:
-    """One file in today's diffusers form: peft keys behind the component's name, rank and alpha in the header."""
+def write_diffusers(lora: Lora, file: Path, told: Mapping[str, str] | None = None) -> None:
+    """One file in today's diffusers form: peft keys behind the component's name, rank and alpha in the header.
+
+    ``told`` is what else the header says.
+    """
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, object] = {}
     for part, modules in lora.parts().items():
@@ -74,7 +78,7 @@ def write_diffusers(lora: Lora, file: Path) -> None:
         for module, (down, up) in modules.items():
             tensors[f"{part}.{module}.lora_A.weight"] = _shipped(down, lora)
             tensors[f"{part}.{module}.lora_B.weight"] = _shipped(up, lora)
-    header = {"format": "pt", DIFFUSERS_METADATA: json.dumps(metadata, sort_keys=True)}
+    header = {"format": "pt", DIFFUSERS_METADATA: json.dumps(metadata, sort_keys=True), **(told or {})}
     replace_file(file, lambda beside: save_file(tensors, beside, metadata=header))
 
 

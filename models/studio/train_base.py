@@ -77,18 +77,20 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
-@torch.no_grad()
 def latents(drawn: NDArray[np.uint8], vae: AutoencoderKL, *, name: str) -> Tensor:
     """Posterior means of pictures, float32 [n, 8, 16, 16]; cached under ``name``."""
     file = CACHE / f"{name}.latents.pt"
     if not file.exists():
-        parts = [
-            vae.encode(to_pixels(torch.from_numpy(p)).to(DEVICE)).latent_dist.mean
-            for p in np.array_split(drawn, len(drawn) // 50)
-        ]
-        torch.save(torch.cat(parts).cpu(), file)
+        torch.save(encoded(drawn, vae), file)
     kept: Tensor = torch.load(file, weights_only=True)
     return kept
+
+
+@torch.no_grad()
+def encoded(drawn: NDArray[np.uint8], vae: AutoencoderKL) -> Tensor:
+    """Posterior means of pictures, float32 [n, 8, 16, 16]."""
+    parts = np.array_split(drawn, max(1, len(drawn) // 50))
+    return torch.cat([vae.encode(to_pixels(torch.from_numpy(p)).to(DEVICE)).latent_dist.mean for p in parts]).cpu()
 
 
 class CaptionedLatents:

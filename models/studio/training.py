@@ -51,7 +51,8 @@ class Trainer(Generic[M]):
     """Runs one stage: optimiser, schedule, average, progress and a checkpoint every few minutes.
 
     A stage that is interrupted goes on from its checkpoint in the cache folder; the data order is drawn
-    from (seed, step), so that a resumed run sees the same batches.
+    from (seed, step), so that a resumed run sees the same batches. ``limit_s`` ends a stage early, its schedule
+    hurried so that the rate still falls to zero. One that does not resume begins anew each time, and leaves nothing.
     """
 
     def __init__(
@@ -63,14 +64,20 @@ class Trainer(Generic[M]):
         peak_rate: float,
         decay: float = 0.995,
         weight_decay: float = 0.0,
+        limit_s: float = math.inf,
+        resumes: bool = True,
     ) -> None:
-        self.stage, self.module, self.steps, self.peak = stage, module, steps, peak_rate
+        self.stage, self.module, self.steps, self.peak, self._limit_s = stage, module, steps, peak_rate, limit_s
         self.ema = Ema(module, decay)
         trained = [p for p in module.parameters() if p.requires_grad]
         self._optimiser = torch.optim.AdamW(trained, lr=peak_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
-        self._file = CACHE / f"{stage}.checkpoint.pt"
+        # Where time may end it, the bar counts what is over of that, and no steps
+        self._bar_format = (
+            None if math.isinf(limit_s) else "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+        )
+        self._file, self._resumes = CACHE / f"{stage}.checkpoint.pt", resumes
         self._first = 0
-        if self._file.exists():
+        if resumes and self._file.exists():
             self._restore()
 
     def run(
@@ -82,10 +89,10 @@ class Trainer(Generic[M]):
     ) -> M:
         """Minimises ``loss_of(generator)``, calls ``look(average)`` at each checkpoint; returns the averaged module."""
         saved, shown = time.monotonic(), None
-        for step in self._steps():
+        for step, at in self._steps():
             generator = torch.Generator().manual_seed(1_000_003 * step + 17)
             for group in self._optimiser.param_groups:
-                group["lr"] = rate(step, self.steps, self.peak)
+                group["lr"] = rate(at, self.steps, self.peak)
             loss = loss_of(generator)
             loss.backward()
             nn.utils.clip_grad_norm_([p for p in self.module.parameters() if p.requires_grad], 1.0)
@@ -94,7 +101,7 @@ class Trainer(Generic[M]):
             self.ema.update()
             value = loss.item()
             shown = value if shown is None else 0.98 * shown + 0.02 * value
-            self._bar.set_postfix(loss=f"{shown:.4f}")
+            self._bar.set_postfix(loss=f"{shown:.4f}", refresh=False)
             if time.monotonic() - saved > checkpoint_every_s:
                 self._checkpoint(step + 1)
                 if look:
@@ -107,13 +114,20 @@ class Trainer(Generic[M]):
         """Drops the checkpoint, once what the stage made is safely in its place."""
         self._file.unlink(missing_ok=True)
 
-    def _steps(self) -> Iterator[int]:
-        self._bar = tqdm(
-            range(self._first, self.steps), desc=self.stage, initial=self._first, total=self.steps, mininterval=5
-        )
-        yield from self._bar
+    def _steps(self) -> Iterator[tuple[int, int]]:
+        """Each step, and how far the schedule is: as many steps, or more where the time is too short for all."""
+        began, step = time.monotonic(), self._first
+        with tqdm(
+            desc=self.stage, initial=self._first, total=self.steps, mininterval=5, bar_format=self._bar_format
+        ) as self._bar:
+            while (at := max(step, int(self.steps * (time.monotonic() - began) / self._limit_s))) < self.steps:
+                yield step, at
+                step += 1
+                self._bar.update(max(step, at) - self._bar.n)
 
     def _checkpoint(self, next_step: int) -> None:
+        if not self._resumes:
+            return
         state = {
             "step": next_step,
             "module": self.module.state_dict(),

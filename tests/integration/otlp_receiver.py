@@ -39,16 +39,21 @@ class Span:
 
 
 class OtlpReceiver(trace_service_pb2_grpc.TraceServiceServicer):
-    """``endpoint`` is for OTEL_EXPORTER_OTLP_ENDPOINT. Serves on threads of its own, so exporters may block a loop."""
+    """``endpoint`` is for OTEL_EXPORTER_OTLP_ENDPOINT. Serves on threads of its own, so exporters may block a loop.
+
+    ``raw`` is what came, to the last byte.
+    """
 
     endpoint: str
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
+        self.raw = b""
 
     def Export(
         self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
     ) -> trace_service_pb2.ExportTraceServiceResponse:
+        self.raw += request.SerializeToString()
         for resource in request.resource_spans:
             service = {a.key: a.value.string_value for a in resource.resource.attributes}.get("service.name", "")
             for span in (span for scope in resource.scope_spans for span in scope.spans):
