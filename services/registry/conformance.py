@@ -239,11 +239,23 @@ class _Trial:
                 await self._delete(self._written - raced)
                 await asyncio.gather(*self._racers, return_exceptions=True)  # who comes later would create them anew
                 await self._delete(raced)
-        except TimeoutError:
-            log.warning("store.probe_left_keys", prefix=self._prefix)
+                left = await self._left()
+        except (TimeoutError, StoreUnavailable, StoreRefused):
+            left = True
         finally:
             for racer in self._racers:
                 racer.cancel()
+        if left:
+            log.warning("store.probe_left_keys", prefix=self._prefix)
+
+    async def _left(self) -> bool:
+        """Whether anything is left, once what the store was still about when it was told to delete is deleted too."""
+        for _ in range(TRIES):
+            if not (keys := await self._store.keys(self._prefix)):
+                return False
+            await self._delete({*keys})
+            await self._sleep(PAUSE_S)
+        return bool(await self._store.keys(self._prefix))
 
     async def _delete(self, keys: set[str]) -> None:
         await asyncio.gather(*map(self._store.delete, keys), return_exceptions=True)
