@@ -7,7 +7,10 @@ registry      races, lost answers, crashes, starts, garbage, uploads, resolving 
 placement     the router's choice of a worker, in virtual time, beside simpler ones
 failover      workers, routers and registries killed, stopped, hung and restarted under callers
 router        what it costs, overload, fairness, portions, outages and an autoscaler, in real processes
+loadtest      the talk's test: users for twenty minutes, while parts of the system are killed
+upgrade       a rolling upgrade from the last release and back, under users
 recipes       every shipped recipe beside bare diffusers
+clean_installs  what the Dockerfile installs, in clean environments, until each service serves
 fuzzing       every parser that reads what strangers write, with strange inputs
 hostile_streams  servers under streams that mean harm, and a bystander
 soak          what processes have gathered after thousands of requests
