@@ -30,13 +30,13 @@ from models.studio.dialects import Lora
 FAMILY = "studio"
 ADAPTER = "house-style"  # what every brand calls its only one
 RANKS = (4, 8, 16, 32, 64, 128)
-# The next three are tuned so that any two of 250 brands differ visibly: the nearest do so at 13.6 % of their pixels.
+# The next three are tuned so that any two of 100 brands differ visibly: the nearest do so at 16.8 % of their pixels.
 #: How strongly each block shows a shipped look; but for the first look, with either sign.
 WEIGHTS = (0.5, 1.2)
 #: The part of a brand's rank that is random, and how large that part is beside the mix.
 RANDOM_RANK, RANDOM_SIZE = 0.25, 0.4
 #: How much stronger the mix is in a file that adapts attention alone, whose pictures differ less.
-ATTENTION_ALONE = 1.6
+ATTENTION_ALONE = 2.4
 
 Floats = NDArray[np.float32]
 

@@ -58,6 +58,9 @@ class Diary:
 async def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The whole test; the report, without what machine it ran on."""
     files = write_brands(asked.brands, folder / "brands", seed=asked.seed)
+    painted = references(files)
+    if alike := look_alikes(painted):
+        raise RuntimeError(f"these brands can't be told apart by their pictures: {alike[:5]}")
     diary = Diary()
     if asked.routers:
         routers = tuple(asked.routers.split(","))
@@ -78,9 +81,6 @@ async def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
             diary.happenings.clear()
             async with _disturbing(running, acts):
                 window = await _load(users, asked.seconds, diary, running.routers)
-    painted = references(files)
-    if alike := look_alikes(painted):
-        raise RuntimeError(f"these brands can't be told apart by their pictures: {alike[:5]}")
     figures = {
         **verdict.figures(users.requests, window, digests),
         **verdict.look(users.requests, users.pictures, painted),
