@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from services.chassis.stacks import stacks_on_signal
+from services.chassis.threads import default_pool
 
 log = structlog.get_logger()
 
@@ -40,6 +41,7 @@ async def run_until_signal(service: AbstractAsyncContextManager[Any]) -> None:
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(default_pool())
 
     def on_signal(number: int) -> None:
         log.info("server.stopping", signal=signal.Signals(number).name)

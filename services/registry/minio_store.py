@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Self, TypeVar
 
@@ -19,6 +18,7 @@ from minio import Minio
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
+from services.chassis.threads import full_pool
 from services.registry.errors import StoreRefused, StoreUnavailable
 from services.registry.object_store import STREAM_BYTES, Creation, StoredObject
 
@@ -43,7 +43,7 @@ class MinioObjectStore:
         pool = urllib3.PoolManager(retries=False, timeout=TIMEOUT, maxsize=THREADS)
         self._client = Minio(endpoint, access_key, secret_key, secure=secure, region=region, http_client=pool)
         self._bucket = bucket
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
+        self._threads = full_pool(THREADS, "store")
 
     async def __aenter__(self) -> Self:
         for attempt in range(BUCKET_TRIES):

@@ -35,7 +35,7 @@ class Tally:
     tier: Tier | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RequestRecord:
     """``status`` as gRPC names it; ``reason`` is empty for what went well or was cancelled."""
 

@@ -93,6 +93,8 @@ class RememberingRegistry:
         except (NotFound, FailedPrecondition) as refusal:
             self._forget(ref, refusal)
             raise
+        if (before := self._recall(ref)) and before.version == answer.version:
+            answer = replace(answer, version=before.version)  # one copy, however many requests are remembered with it
         self._remember(ref, replace(answer, stale_since=answer.stale_since or asked_at))
         return answer
 

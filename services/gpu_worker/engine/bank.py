@@ -125,8 +125,10 @@ class SlotBank:
             kind.free.append(kind.slot_of.pop(digest))
 
     def read(self, digest: str) -> Tensor:
-        """A copy of the block in an adapter's slot, for checks."""
-        kind = self._classes[self._rank_of[digest]]
+        """A copy of the block in an adapter's slot; of one that takes none, an empty one."""
+        if (rank := self._rank_of[digest]) == 0:
+            return next(iter(self._classes.values())).arena.new_empty(0)
+        kind = self._classes[rank]
         return kind.arena[kind.slot_of[digest]].clone()
 
     def bind(self, rows: Sequence[Sequence[RowUse]]) -> None:

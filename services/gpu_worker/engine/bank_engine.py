@@ -18,7 +18,7 @@ from services.gpu_worker.engine.bank_lane import BankLane, LaneRecipe
 from services.gpu_worker.engine.base import new_scheduler
 from services.gpu_worker.engine.batcher import Batcher
 from services.gpu_worker.engine.compile_pool import CompilePool
-from services.gpu_worker.engine.compiler import BlockLayout, CompiledAdapter
+from services.gpu_worker.engine.compiler import BeyondSlot, BlockLayout, CompiledAdapter
 from services.gpu_worker.engine.prompts import PromptEncoder, TextPart
 from services.gpu_worker.engine.protocol import (
     PEFT,
@@ -63,7 +63,7 @@ class BankEngine:
         self._compiled, self._compiled_bytes = compiled, compiled_bytes
         self._beside = beside
         self._open = ExitStack()
-        self._placed: dict[str, HostAdapter] = {}
+        self._placed: dict[str, BeyondSlot | None] = {}  # None: the reference engine has it
         self._pool: CompilePool
         self._bank: SlotBank
         self._bank_lane: BankLane
@@ -109,7 +109,7 @@ class BankEngine:
             recipes=self._lane_recipes(),
             now=self._reference.now,
         )
-        self._reference_lane = ReferenceLane(self._reference)
+        self._reference_lane = ReferenceLane(self._reference, banked=self._banked)
         # 4. Once through, so that the first job finds everything warm
         warm_up(self)
 
@@ -169,30 +169,38 @@ class BankEngine:
     def place(self, adapter: HostAdapter) -> None:
         if adapter.digest in self._placed:
             return
+        beyond: BeyondSlot | None = None
         if isinstance(adapter.payload, CompiledAdapter):
+            beyond = adapter.payload.beyond_slot()
             self._bank.place(adapter.digest, adapter.payload)
         else:
             self._reference.place(adapter)
-        self._placed[adapter.digest] = adapter
+        self._placed[adapter.digest] = beyond
 
     def evict(self, digest: str) -> None:
-        if self._placed.pop(digest, None):
+        if digest in self._placed:
+            del self._placed[digest]
             self._bank.evict(digest)
             self._reference.evict(digest)
 
     def start(self, job: EngineJob) -> None:
-        compiled: dict[str, CompiledAdapter] = {}
+        beyond: dict[str, BeyondSlot] = {}
         for adapter in job.adapters:
             if adapter.digest not in self._placed:
                 raise AdapterNotPlaced(adapter.digest)
-            payload = self._placed[adapter.digest].payload
-            if isinstance(payload, CompiledAdapter):
-                compiled[adapter.digest] = payload
-        if len(compiled) < len(job.adapters):
-            self._reference_lane.start(job, compiled)
+            if found := self._placed[adapter.digest]:
+                beyond[adapter.digest] = found
+        if len(beyond) < len(job.adapters):
+            self._reference_lane.start(job, list(beyond))
             return
-        parts = [TextPart(a.digest, a.weight, compiled[a.digest].text) for a in job.adapters if compiled[a.digest].text]
+        parts = [TextPart(a.digest, a.weight, beyond[a.digest].text) for a in job.adapters if beyond[a.digest].text]
         self._bank_lane.start(job, parts)
+
+    def _banked(self, digest: str) -> CompiledAdapter:
+        beyond = self._placed[digest]
+        if beyond is None:
+            raise RuntimeError("an adapter of the reference engine is not in the bank")
+        return beyond.with_block(self._bank.read(digest))
 
     def stop(self, job: str) -> None:
         self._bank_lane.stop(job)

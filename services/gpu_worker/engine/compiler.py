@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -127,6 +127,28 @@ class CompiledAdapter:
     def text(self) -> Mapping[str, tuple[Tensor, Tensor]]:
         """A [rank, in] and B [out, rank] of the text encoder's layers that it adapts, by component and path."""
         return {place.path: halves_of(self.buffer, place, place.rank) for place in self.form.text}
+
+    def beyond_slot(self) -> BeyondSlot:
+        return BeyondSlot(self.form, self.buffer[len(self.block) :].clone())
+
+
+@dataclass(frozen=True, eq=False)
+class BeyondSlot:
+    """What a slot does not hold of a compiled adapter: little, while host memory may give up the whole."""
+
+    form: AdapterForm
+    remainder: Tensor = field(repr=False)  # a copy of the buffer from the block's end on
+
+    @cached_property
+    def text(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """As ``CompiledAdapter.text``."""
+        start = self.form.elements - len(self.remainder)
+        moved = (replace(place, down=place.down - start, up=place.up - start) for place in self.form.text)
+        return {place.path: halves_of(self.remainder, place, place.rank) for place in moved}
+
+    def with_block(self, block: Tensor) -> CompiledAdapter:
+        """The whole again, with what its slot holds."""
+        return CompiledAdapter(self.form, torch.cat([block.to(self.remainder.device), self.remainder]))
 
 
 def banked_modules(table: ModuleTable) -> Mapping[str, Module]:

@@ -28,7 +28,7 @@ class TextPart:
 
     digest: str
     weight: float
-    halves: Mapping[str, tuple[Tensor, Tensor]] = field(repr=False, compare=False)  # component.path -> A, B
+    halves: Mapping[str, tuple[Tensor, Tensor]] = field(repr=False)  # component.path -> A, B
 
 
 class PromptEncoder:
@@ -49,7 +49,9 @@ class PromptEncoder:
         self, prompt: str, negative: str, *, guided: bool, clip_skip: int, parts: Sequence[TextPart]
     ) -> Conditioning:
         """What the UNet is told of one prompt; guided: of two, that of ``negative`` first."""
-        key = (prompt, negative if guided else "", guided, clip_skip, tuple(parts))
+        # Of the adapters what names them, and not their halves: a prompt that is remembered must not keep those.
+        acting = tuple((part.digest, part.weight) for part in parts)
+        key = (prompt, negative if guided else "", guided, clip_skip, acting)
         if key in self._memory:
             self._memory.move_to_end(key)
             return self._memory[key]

@@ -6,7 +6,7 @@ An adapter that is in the bank, and in such a job beside one that is not, is han
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from looksmith.lora import LoraModule, ModuleTable
 from services.gpu_worker.engine.adapters import LoraTensors
@@ -16,19 +16,19 @@ from services.gpu_worker.engine.reference import ReferenceEngine
 
 
 class ReferenceLane:
-    """Its engine must paint for nobody else."""
+    """Its engine must paint for nobody else. ``banked`` reads an adapter that is in the bank."""
 
-    def __init__(self, engine: ReferenceEngine) -> None:
-        self._engine = engine
-        self._waiting: deque[tuple[EngineJob, Mapping[str, CompiledAdapter]]] = deque()
-        self._running: tuple[EngineJob, Mapping[str, CompiledAdapter]] | None = None
+    def __init__(self, engine: ReferenceEngine, *, banked: Callable[[str], CompiledAdapter]) -> None:
+        self._engine, self._banked = engine, banked
+        self._waiting: deque[tuple[EngineJob, Sequence[str]]] = deque()
+        self._running: tuple[EngineJob, Sequence[str]] | None = None
 
     def __len__(self) -> int:
         return len(self._waiting) + (self._running is not None)
 
-    def start(self, job: EngineJob, compiled: Mapping[str, CompiledAdapter]) -> None:
-        """Takes a job; ``compiled``: those of its adapters that are in the bank's form."""
-        self._waiting.append((job, compiled))
+    def start(self, job: EngineJob, in_bank: Sequence[str]) -> None:
+        """Takes a job; ``in_bank``: those of its adapters that are there."""
+        self._waiting.append((job, in_bank))
 
     def stop(self, job: str) -> None:
         """Drops a job. One that has ended changes nothing."""
@@ -46,10 +46,10 @@ class ReferenceLane:
             if not self._waiting:
                 return ()
             self._running = self._waiting.popleft()
-            job, compiled = self._running
+            job, in_bank = self._running
             try:
-                for digest, adapter in compiled.items():
-                    tensors = as_tensors(adapter, self._engine.table)
+                for digest in in_bank:
+                    tensors = as_tensors(self._banked(digest), self._engine.table)
                     self._engine.place(HostAdapter(digest, tensors.size_bytes, tensors))
                 self._engine.start(job)
             except Exception as error:  # noqa: BLE001  # whatever peft raises ends this job, not the worker

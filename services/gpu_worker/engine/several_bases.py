@@ -34,7 +34,7 @@ class SeveralBases:
         self._open = ExitStack()
         self._by_recipe: dict[str, Engine] = {}
         self._by_family: dict[str, list[Engine]] = {}
-        self._placed: dict[str, HostAdapter] = {}
+        self._later: dict[str, HostAdapter] = {}  # each is placed in the first job's engine that needs it
         self._owner: dict[str, Engine] = {}  # of running jobs
         self._next = 0  # whose turn it is
 
@@ -97,21 +97,22 @@ class SeveralBases:
 
     def place(self, adapter: HostAdapter) -> None:
         engines, own = self._unpacked(adapter)
-        self._placed[adapter.digest] = own
-        if own.kind != PEFT:  # peft layers take a second to build, for each base: for those alone that need them
-            for engine in engines:
-                engine.place(own)
+        if own.kind == PEFT:  # peft layers take a second to build, for each base: for those alone that need them
+            self._later[adapter.digest] = own
+            return
+        for engine in engines:
+            engine.place(own)
 
     def evict(self, digest: str) -> None:
-        self._placed.pop(digest, None)
+        self._later.pop(digest, None)
         for engine in self._engines:
             engine.evict(digest)
 
     def start(self, job: EngineJob) -> None:
         engine = self._by_recipe[job.recipe]
         for adapter in job.adapters:
-            if adapter.digest in self._placed:
-                engine.place(self._placed[adapter.digest])
+            if adapter.digest in self._later:
+                engine.place(self._later[adapter.digest])
         engine.start(job)
         self._owner[job.id] = engine
 

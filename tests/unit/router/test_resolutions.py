@@ -1,6 +1,7 @@
 """A registry that answers, is lost, hangs and comes back, while a clock is turned by hand."""
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
@@ -45,7 +46,7 @@ class Line:
 
     async def resolve(self, ref: AdapterRef) -> Resolved:
         await self._pass()
-        return await self.registry.resolve(ref)
+        return copy.deepcopy(await self.registry.resolve(ref))  # as it comes over a network: anew each time
 
     async def _pass(self) -> None:
         self.asked += 1
@@ -330,3 +331,14 @@ async def test_the_least_recently_used_are_forgotten_when_memory_is_full(world: 
     for question in (remembering.get_brand("zenith"), remembering.resolve(AdapterRef("zenith", "look"))):
         with pytest.raises(RegistryLost):
             await question
+
+
+async def test_requests_of_one_version_share_one_copy_of_it(world: World) -> None:
+    await world.furnish("acme")
+    registry = world.remembering()
+    first, second = [await registry.resolve(LOOK) for _ in range(2)]
+    assert first.version is second.version
+    await world.registry.promote(replace(LOOK, pick=2))
+    third = await registry.resolve(LOOK)
+    assert third.version.version == 2
+    assert third.version is not first.version

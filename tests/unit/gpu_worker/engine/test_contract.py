@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -13,6 +15,7 @@ import pytest
 
 from services.gpu_worker.clock import steady_clock
 from services.gpu_worker.engine.bank_engine import BankEngine
+from services.gpu_worker.engine.compiler import CompiledAdapter
 from services.gpu_worker.engine.fake import FakeEngine
 from services.gpu_worker.engine.protocol import (
     AdapterNotPlaced,
@@ -295,6 +298,21 @@ def eventually(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("engine", ["bank", "two_banks"], indirect=True)
+def test_neither_slots_nor_remembered_prompts_keep_an_adapter_s_host_memory(
+    engine: Engine, files: dict[str, Path]
+) -> None:
+    (adapter,) = placed(engine, files, A)
+    assert picture(engine, job(A)) != picture(engine, job()), "its prompt is remembered, and went through the adapter"
+    form = adapter.payload
+    while not isinstance(form, CompiledAdapter):
+        form = form.adapter.payload  # type: ignore[attr-defined]  # of one family among several
+    memory = weakref.ref(form.buffer)
+    del adapter, form
+    gc.collect()
+    assert memory() is None
 
 
 def test_each_adapter_weight_and_mix_paints_its_own_picture(engine: Engine, files: dict[str, Path]) -> None:
