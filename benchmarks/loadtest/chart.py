@@ -14,6 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 GREEN, RED, GREY = "#2a8f5b", "#c1462f", "#8a8a8a"
+#: How much higher the first panel is than its curves, for the names of what was done.
+NAMES = 1.3
 #: Points of a curve, at most.
 POINTS = 240
 
@@ -32,12 +34,15 @@ def load_test(report: Mapping[str, Any]) -> Figure:
             counts, _ = np.histogram(report["timeline"][key], edges)
             rates.plot(middles, counts / width_s, color=colour, label=f"{name} per second", linewidth=1.2)
         rates.set_ylabel("requests per second")
-        rates.set_ylim(bottom=-0.02 * rates.get_ylim()[1])
+        top = rates.get_ylim()[1] * NAMES
+        rates.set_ylim(-0.02 * top, top)
         rates.legend(frameon=False, loc="upper left", ncols=2, bbox_to_anchor=(0, 1.12))
         # 2. How long each request took
         latencies.plot(
-            report["timeline"]["well"], report["timeline"]["took"], ".", color=GREEN, markersize=1.5, alpha=0.5
-        )
+            *(report["timeline"]["well"], report["timeline"]["took"], "."),
+            color=GREEN, markersize=1.5, alpha=0.5,
+            rasterized=True,  # thousands of points would make the file a hundred times as large
+        )  # fmt: skip
         latencies.set(ylabel="seconds a request", yscale="log")
         # 3. How many workers there were, and what was done
         at, ready = zip(*report["ready"], strict=True)
